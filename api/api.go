@@ -1,0 +1,200 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/go-logr/logr"
+	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"podd/pod"
+)
+
+// Commands are what the control socket passes on.
+type Commands interface {
+	// Exec runs a command in a running container of a pod.
+	Exec(ctx context.Context, key pod.Key, r pod.ExecRequest) (exitCode int, err error)
+	// Restart stops and starts a pod in place.
+	Restart(ctx context.Context, key pod.Key) error
+	// Down stops all pods within their grace periods and returns when they
+	// are stopped.
+	Down(ctx context.Context) error
+}
+
+// Config is what the handlers show.
+type Config struct {
+	Board      *pod.Board
+	Events     *pod.EventStore
+	Commands   Commands // used by Control only
+	PodLogsDir string
+	// WatchLogs tells followers when a directory of logs changes; see
+	// [logs.Watcher.Watch]. Nil: each follower finds out by itself.
+	WatchLogs func(dir string) (changed <-chan struct{}, stop func(), err error)
+	// Problems are the lines to show about manifests that are not as they
+	// should be.
+	Problems func() []string
+	// Metrics are handlers by path, such as /metrics/cadvisor.
+	Metrics map[string]http.Handler
+	// Healthy returns why the agent does not do its work, or nil.
+	Healthy func() error
+	Version string
+	Logger  logr.Logger
+}
+
+// ReadOnly serves the kubelet's read-only endpoints.
+func ReadOnly(c Config) http.Handler {
+	mux := http.NewServeMux()
+	c.health(mux)
+	mux.HandleFunc("GET /pods", c.pods)
+	mux.HandleFunc("GET /pods/{$}", c.pods)
+	return mux
+}
+
+// MetricsOnly serves health and metrics, which tell less than pods do.
+func MetricsOnly(c Config) http.Handler {
+	mux := http.NewServeMux()
+	c.health(mux)
+	return mux
+}
+
+// Control serves everything, to whoever reaches the socket.
+func Control(c Config) http.Handler {
+	mux := http.NewServeMux()
+	c.health(mux)
+	mux.HandleFunc("GET /pods", c.pods)
+	mux.HandleFunc("GET /watch", c.watch)
+	mux.HandleFunc("GET /events", c.events)
+	mux.HandleFunc("GET /problems", c.problems)
+	mux.HandleFunc("GET /version", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, c.Version) })
+	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", c.logs)
+	mux.HandleFunc("POST /exec/{namespace}/{pod}/{container}", c.exec)
+	mux.HandleFunc("POST /restart/{namespace}/{pod}", c.restart)
+	mux.HandleFunc("POST /down", c.down)
+	return mux
+}
+
+func (c Config) health(mux *http.ServeMux) {
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		if c.Healthy != nil {
+			if err := c.Healthy(); err != nil {
+				http.Error(w, err.Error(), http.StatusInternalServerError)
+				return
+			}
+		}
+		fmt.Fprint(w, "ok")
+	})
+	for path, h := range c.Metrics {
+		mux.Handle("GET "+path, h)
+	}
+}
+
+// pods serves a v1.PodList with the status of every pod.
+func (c Config) pods(w http.ResponseWriter, _ *http.Request) {
+	all, version := c.Board.Snapshot()
+	list := v1.PodList{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "PodList"},
+		ListMeta: metav1.ListMeta{ResourceVersion: strconv.FormatUint(version, 10)},
+		Items:    make([]v1.Pod, 0, len(all)),
+	}
+	for _, p := range all {
+		list.Items = append(list.Items, *p)
+	}
+	writeJSON(w, list)
+}
+
+// watch serves metav1.WatchEvents, one a line, after ?resourceVersion=.
+func (c Config) watch(w http.ResponseWriter, r *http.Request) {
+	version, err := strconv.ParseUint(r.URL.Query().Get("resourceVersion"), 10, 64)
+	if err != nil {
+		c.fail(w, apierrors.NewBadRequest("resourceVersion: expected a number"))
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	flush := http.NewResponseController(w)
+	flush.Flush()
+	enc := json.NewEncoder(w)
+	for {
+		changes, err := c.Board.Changes(r.Context(), version)
+		if err != nil {
+			return // the client went away, or starts over from a new list
+		}
+		for _, change := range changes {
+			if enc.Encode(map[string]any{"type": change.Type, "object": change.Pod}) != nil {
+				return
+			}
+			version = change.Version
+		}
+		flush.Flush()
+	}
+}
+
+func (c Config) events(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	list := v1.EventList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "EventList"}, Items: []v1.Event{}}
+	for _, e := range c.Events.List(pod.EventFilter{Namespace: q.Get("namespace"), Name: q.Get("name")}, time.Now()) {
+		list.Items = append(list.Items, *e)
+	}
+	writeJSON(w, list)
+}
+
+func (c Config) problems(w http.ResponseWriter, _ *http.Request) {
+	lines := []string{}
+	if c.Problems != nil {
+		lines = append(lines, c.Problems()...)
+	}
+	writeJSON(w, lines)
+}
+
+func (c Config) restart(w http.ResponseWriter, r *http.Request) {
+	p, err := c.find(r)
+	if err == nil {
+		err = c.Commands.Restart(r.Context(), keyOf(p))
+	}
+	if err != nil {
+		c.fail(w, err)
+	}
+}
+
+func (c Config) down(w http.ResponseWriter, r *http.Request) {
+	if err := c.Commands.Down(r.Context()); err != nil {
+		c.fail(w, err)
+	}
+}
+
+// find returns the pod that a request's path names.
+func (c Config) find(r *http.Request) (*v1.Pod, error) {
+	key := pod.Key{Namespace: r.PathValue("namespace"), Name: r.PathValue("pod")}
+	p, ok := c.Board.Get(key)
+	if !ok {
+		return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "pods"}, key.Name)
+	}
+	return p, nil
+}
+
+func keyOf(p *v1.Pod) pod.Key { return pod.Key{Namespace: p.Namespace, Name: p.Name} }
+
+// fail answers with a Kubernetes Status.
+func (c Config) fail(w http.ResponseWriter, err error) {
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) {
+		status = apierrors.NewInternalError(err)
+	}
+	s := status.Status()
+	s.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(int(s.Code))
+	json.NewEncoder(w).Encode(s)
+}
+
+func writeJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(v) // a client that went away has its own error
+}

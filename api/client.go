@@ -1,0 +1,262 @@
+package api
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+
+	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+
+	"podd/pod"
+)
+
+// SocketName is the control socket's name in the run directory.
+const SocketName = "podd.sock"
+
+// ErrNoAgent is returned, wrapped, when nobody listens on the socket.
+var ErrNoAgent = errors.New("no agent is running there")
+
+// Client talks to an agent over its control socket.
+type Client struct {
+	runDir string
+	http   *http.Client
+}
+
+// NewClient returns a client for the agent of a run directory. It connects
+// when it is used.
+func NewClient(runDir string) *Client {
+	c := &Client{runDir: runDir}
+	c.http = &http.Client{Transport: &http.Transport{DialContext: c.dial, DisableCompression: true}}
+	return c
+}
+
+// dial goes through the directory's descriptor: a socket path has 107 bytes.
+func (c *Client) dial(ctx context.Context, _, _ string) (net.Conn, error) {
+	dir, err := os.Open(c.runDir)
+	if err != nil {
+		return nil, c.noAgent(err)
+	}
+	defer dir.Close()
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), SocketName))
+	if err != nil {
+		return nil, c.noAgent(err)
+	}
+	return conn, nil
+}
+
+func (c *Client) noAgent(err error) error {
+	if errors.Is(err, os.ErrPermission) {
+		return fmt.Errorf("cannot reach the agent in %s: permission denied; only root may", c.runDir)
+	}
+	return fmt.Errorf("cannot reach the agent at %s: %w (start one with: podd run)", filepath.Join(c.runDir, SocketName), ErrNoAgent)
+}
+
+func (c *Client) do(ctx context.Context, method, path string, q url.Values) (*http.Response, error) {
+	u := url.URL{Scheme: "http", Host: "podd", Path: path, RawQuery: q.Encode()}
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		var wrapped *url.Error
+		if errors.As(err, &wrapped) {
+			err = wrapped.Err
+		}
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		defer resp.Body.Close()
+		return nil, responseError(resp)
+	}
+	return resp, nil
+}
+
+// responseError makes an error of an answer that is a Kubernetes Status.
+func responseError(resp *http.Response) error {
+	data, err := io.ReadAll(io.LimitReader(resp.Body, maxFrame))
+	if err != nil {
+		return err
+	}
+	var status metav1.Status
+	if json.Unmarshal(data, &status) == nil && status.Message != "" {
+		return &apierrors.StatusError{ErrStatus: status}
+	}
+	return fmt.Errorf("the agent answered %s: %s", resp.Status, strings.TrimSpace(string(data)))
+}
+
+func (c *Client) get(ctx context.Context, path string, q url.Values, into any) error {
+	resp, err := c.do(ctx, http.MethodGet, path, q)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	return json.NewDecoder(resp.Body).Decode(into)
+}
+
+// Pods returns all pods.
+func (c *Client) Pods(ctx context.Context) (*v1.PodList, error) {
+	var list v1.PodList
+	return &list, c.get(ctx, "/pods", nil, &list)
+}
+
+// Watch calls observe for each change after the given resource version, until
+// ctx ends or the agent does.
+func (c *Client) Watch(ctx context.Context, resourceVersion string, observe func(watch.EventType, *v1.Pod)) error {
+	resp, err := c.do(ctx, http.MethodGet, "/watch", url.Values{"resourceVersion": {resourceVersion}})
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	for dec := json.NewDecoder(resp.Body); ; {
+		var event struct {
+			Type   watch.EventType `json:"type"`
+			Object *v1.Pod         `json:"object"`
+		}
+		if err := dec.Decode(&event); err != nil {
+			return err
+		}
+		observe(event.Type, event.Object)
+	}
+}
+
+// Events returns the events about a pod, the oldest first.
+func (c *Client) Events(ctx context.Context, key pod.Key) ([]v1.Event, error) {
+	var list v1.EventList
+	err := c.get(ctx, "/events", url.Values{"namespace": {key.Namespace}, "name": {key.Name}}, &list)
+	return list.Items, err
+}
+
+// Problems returns the lines about manifests that are not as they should be.
+func (c *Client) Problems(ctx context.Context) ([]string, error) {
+	var lines []string
+	return lines, c.get(ctx, "/problems", nil, &lines)
+}
+
+// Version returns the agent's version.
+func (c *Client) Version(ctx context.Context) (string, error) {
+	resp, err := c.do(ctx, http.MethodGet, "/version", nil)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(io.LimitReader(resp.Body, 1024))
+	return strings.TrimSpace(string(data)), err
+}
+
+// Logs copies a container's log to w. q has the parameters of a kubelet's
+// containerLogs.
+func (c *Client) Logs(ctx context.Context, key pod.Key, container string, q url.Values, w io.Writer) error {
+	resp, err := c.do(ctx, http.MethodGet, "/containerLogs/"+key.Namespace+"/"+key.Name+"/"+container, q)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	_, err = io.Copy(w, resp.Body)
+	return err
+}
+
+// Restart stops and starts a pod in place.
+func (c *Client) Restart(ctx context.Context, key pod.Key) error {
+	return c.post(ctx, "/restart/"+key.Namespace+"/"+key.Name)
+}
+
+// Down stops all pods and returns when they are stopped.
+func (c *Client) Down(ctx context.Context) error { return c.post(ctx, "/down") }
+
+func (c *Client) post(ctx context.Context, path string) error {
+	resp, err := c.do(ctx, http.MethodPost, path, nil)
+	if err != nil {
+		return err
+	}
+	return resp.Body.Close()
+}
+
+// Exec runs a command in a container and returns its exit code. Of r, ID and
+// Timeout are not used.
+func (c *Client) Exec(ctx context.Context, key pod.Key, r pod.ExecRequest) (int, error) {
+	conn, err := c.dial(ctx, "", "")
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	q := url.Values{"command": r.Command}
+	if r.TTY {
+		q.Set("tty", "true")
+	}
+	if r.Stdin != nil {
+		q.Set("stdin", "true")
+	}
+	path := url.URL{Path: "/exec/" + key.Namespace + "/" + key.Name + "/" + r.Container, RawQuery: q.Encode()}
+	fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: podd\r\nConnection: Upgrade\r\nUpgrade: %s\r\nContent-Length: 0\r\n\r\n",
+		path.String(), upgradeProtocol)
+	in := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(in, nil)
+	if err != nil {
+		return 0, err
+	}
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		defer resp.Body.Close()
+		return 0, responseError(resp)
+	}
+	frames := &frameWriter{w: conn}
+	if r.Stdin != nil {
+		// Ends with the input; a read that never returns ends with the program.
+		go func() {
+			io.Copy(frames.channel(channelStdin), r.Stdin)
+			frames.frame(channelStdin, nil)
+		}()
+	}
+	if r.Resize != nil {
+		// Ends when the caller closes the channel or the connection is closed.
+		go func() {
+			for size := range r.Resize {
+				if frames.json(channelResize, size) != nil {
+					return
+				}
+			}
+		}()
+	}
+	for {
+		channel, p, err := readFrame(in)
+		if err != nil {
+			if ctx.Err() != nil {
+				return 0, ctx.Err()
+			}
+			return 0, fmt.Errorf("lost the agent while the command ran: %w", err)
+		}
+		switch channel {
+		case channelStdout:
+			if _, err := r.Stdout.Write(p); err != nil {
+				return 0, err
+			}
+		case channelStderr:
+			if _, err := r.Stderr.Write(p); err != nil {
+				return 0, err
+			}
+		case channelResult:
+			var result execResult
+			if err := json.Unmarshal(p, &result); err != nil {
+				return 0, err
+			}
+			if result.Error != "" {
+				return result.ExitCode, errors.New(result.Error)
+			}
+			return result.ExitCode, nil
+		}
+	}
+}

@@ -1,0 +1,117 @@
+package pod
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
+)
+
+func snapshot(name string, uid types.UID, phase v1.PodPhase) *v1.Pod {
+	return &v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: uid}, Status: v1.PodStatus{Phase: phase}}
+}
+
+func TestBoardTellsEachChangeOnceInOrder(t *testing.T) {
+	b := NewBoard()
+	_, start := b.Snapshot()
+	b.Set(snapshot("web", "u1", v1.PodPending))
+	b.Set(snapshot("web", "u1", v1.PodPending)) // nothing new
+	b.Set(snapshot("web", "u1", v1.PodRunning))
+	b.Set(snapshot("web", "u2", v1.PodPending)) // another pod of that name
+	b.Remove(snapshot("web", "u1", ""))         // too late: it is not shown any more
+	b.Remove(snapshot("web", "u2", ""))
+	changes, err := b.Changes(t.Context(), start)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"ADDED u1 Pending", "MODIFIED u1 Running", "DELETED u1 Running", "ADDED u2 Pending", "DELETED u2 Pending"}
+	if len(changes) != len(want) {
+		t.Fatalf("%d changes, want %d", len(changes), len(want))
+	}
+	for i, c := range changes {
+		got := fmt.Sprintf("%s %s %s", c.Type, c.Pod.UID, c.Pod.Status.Phase)
+		if got != want[i] || c.Version != start+uint64(i)+1 || c.Pod.ResourceVersion != fmt.Sprint(c.Version) {
+			t.Errorf("change %d: %s, version %d in the pod %s; want %s, %d", i, got, c.Version, c.Pod.ResourceVersion, want[i], start+uint64(i)+1)
+		}
+	}
+	if pods, _ := b.Snapshot(); len(pods) != 0 {
+		t.Errorf("%d pods are left", len(pods))
+	}
+}
+
+func TestBoardReadersWaitForTheNextChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := NewBoard()
+		_, start := b.Snapshot()
+		go func() {
+			time.Sleep(time.Hour)
+			b.Set(snapshot("web", "u1", v1.PodRunning))
+		}()
+		changes, err := b.Changes(t.Context(), start)
+		if err != nil || len(changes) != 1 || changes[0].Type != watch.Added {
+			t.Errorf("%v, %v", changes, err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if _, err := b.Changes(ctx, changes[0].Version); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v; want the context's error", err)
+		}
+	})
+}
+
+func TestBoardTellsReadersThatFellBehind(t *testing.T) {
+	b := NewBoard()
+	_, start := b.Snapshot()
+	for i := range changesKept + 1 {
+		b.Set(snapshot(fmt.Sprint("p", i), "u", v1.PodRunning))
+	}
+	if _, err := b.Changes(t.Context(), start); !errors.Is(err, ErrTooOld) {
+		t.Errorf("far behind: %v; want ErrTooOld", err)
+	}
+	pods, now := b.Snapshot()
+	if len(pods) != changesKept+1 || pods[0].Name != "p0" || pods[1].Name != "p1" || pods[2].Name != "p10" {
+		t.Error("the snapshot is not complete and sorted by name")
+	}
+	if _, err := b.Changes(t.Context(), now+1); !errors.Is(err, ErrTooOld) {
+		t.Errorf("a version of another life of the agent: %v; want ErrTooOld", err)
+	}
+}
+
+func TestEventsAreCountedBoundedAndForgotten(t *testing.T) {
+	s := EventStore{Source: "node"}
+	e := Event{Key: Key{Namespace: "default", Name: "web"}, UID: "u1", FieldPath: "spec.containers{app}",
+		Type: v1.EventTypeWarning, Reason: "BackOff", Message: "again", At: at(0)}
+	s.Record(e)
+	e.At = at(60)
+	s.Record(e)
+	e.Reason = "Killing"
+	s.Record(e)
+	got := s.List(EventFilter{Name: "web"}, at(61))
+	if len(got) != 2 || got[0].Count != 2 || !got[0].FirstTimestamp.Time.Equal(at(0)) || !got[0].LastTimestamp.Time.Equal(at(60)) || got[1].Reason != "Killing" {
+		t.Fatalf("%+v", got)
+	}
+	if ref := got[0].InvolvedObject; ref.UID != "u1" || ref.FieldPath != "spec.containers{app}" || ref.Kind != "Pod" {
+		t.Errorf("about %+v", ref)
+	}
+	if got := s.List(EventFilter{Name: "db"}, at(61)); len(got) != 0 {
+		t.Errorf("another pod's events: %v", got)
+	}
+	if got := s.List(EventFilter{}, at(60+3600)); len(got) != 0 {
+		t.Errorf("after an hour: %v", got)
+	}
+	for i := range 2 * eventsKept {
+		e.Message, e.At = fmt.Sprint(i), at(100+float64(i)/1000)
+		s.Record(e)
+	}
+	all := s.List(EventFilter{}, at(200))
+	if len(all) > eventsKept || len(all) < eventsKept*8/10 || all[len(all)-1].Message != fmt.Sprint(2*eventsKept-1) {
+		t.Errorf("%d events are kept, the newest is %s", len(all), all[len(all)-1].Message)
+	}
+}

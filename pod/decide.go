@@ -1,0 +1,404 @@
+package pod
+
+import (
+	"slices"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+)
+
+// Plan is what to do now, and when to look again.
+type Plan struct {
+	// Actions are begun in this order and carried out side by side.
+	Actions []Action
+	// WakeAt is when to decide again although nothing happened. Zero: never.
+	WakeAt time.Time
+	// Done says that nothing will ever be left to do: the worker ends.
+	Done bool
+}
+
+const (
+	// stopGrace is the least time between the stop signal and SIGKILL.
+	stopGrace = 2 * time.Second
+	// stopSlack is how long after the pod's grace period its processes may
+	// still be found before its sandbox is destroyed under them.
+	stopSlack = 10 * time.Second
+)
+
+// Decide says what a pod needs next. It is pure: the same arguments give the
+// same plan. d.Pod is the pod that o was observed of, also while it ends.
+// Actions already begun are not asked for again.
+func Decide(d Desired, o Observed, now time.Time) Plan {
+	if !o.Inspected || d.Pod == nil {
+		return Plan{}
+	}
+	p := planner{pod: d.Pod, o: o, now: now}
+	switch {
+	case o.Ending != nil:
+		p.end()
+	case finished(d.Pod, o):
+		p.finish()
+	default:
+		p.run()
+	}
+	p.forget()
+	return p.plan
+}
+
+// planner collects one plan.
+type planner struct {
+	pod  *v1.Pod
+	o    Observed
+	now  time.Time
+	plan Plan
+}
+
+func (p *planner) do(a Action) { p.plan.Actions = append(p.plan.Actions, a) }
+
+// wake makes the worker look again at t at the latest.
+func (p *planner) wake(t time.Time) {
+	if p.plan.WakeAt.IsZero() || t.Before(p.plan.WakeAt) {
+		p.plan.WakeAt = t
+	}
+}
+
+// due says whether t has come; if not, the worker looks again then.
+func (p *planner) due(t time.Time) bool {
+	if p.now.Before(t) {
+		p.wake(t)
+		return false
+	}
+	return true
+}
+
+// run brings the pod up and keeps it up.
+func (p *planner) run() {
+	if at, limited := activeDeadline(p.pod, p.o); limited {
+		p.wake(at)
+	}
+	if v := p.o.Volumes; !v.Ready && !v.Busy && p.due(v.Retry.At) {
+		p.do(EnsureVolumes{})
+	}
+	p.prefetch()
+	p.ensureSandbox()
+	if p.o.Sandbox.Phase != SandboxRunning {
+		return
+	}
+	if p.startInit() {
+		p.startRegular()
+	}
+	p.probe()
+}
+
+// prefetch asks for the images of all containers of which no start was tried,
+// so that a slow pull delays nobody but its own container.
+func (p *planner) prefetch() {
+	for _, c := range allContainers(p.pod) {
+		if state := p.o.Containers[c.Name]; !state.Tried && state.Starting == nil && state.Retry.Failures == 0 {
+			p.ensureImage(c)
+		}
+	}
+}
+
+// ensureImage says whether a container's image is there for its next attempt.
+func (p *planner) ensureImage(c *v1.Container) bool {
+	i := p.o.Containers[c.Name].Image
+	if !i.Ready && !i.Busy && !p.asked(c.Name) && p.due(i.Retry.At) {
+		p.do(EnsureImage{Container: c.Name, Image: c.Image, Policy: c.ImagePullPolicy})
+	}
+	return i.Ready
+}
+
+// asked says whether this plan already asks for a container's image.
+func (p *planner) asked(name string) bool {
+	return slices.ContainsFunc(p.plan.Actions, func(a Action) bool {
+		e, ok := a.(EnsureImage)
+		return ok && e.Container == name
+	})
+}
+
+// ensureSandbox makes a sandbox once the volumes are there: nothing of a pod
+// exists before its volumes do.
+func (p *planner) ensureSandbox() {
+	s := p.o.Sandbox
+	if s.Phase != SandboxNone || !p.o.Volumes.Ready || !p.due(s.Retry.At) {
+		return
+	}
+	if s.HalfMade {
+		p.do(EnsureSandbox{ID: s.ID, Attempt: s.Attempt})
+		return
+	}
+	attempt := s.Attempt
+	if !s.UpAt.IsZero() {
+		attempt++ // the one before was up: this is another
+	}
+	p.do(EnsureSandbox{Attempt: attempt})
+}
+
+// startInit starts init containers in their order and keeps sidecars alive.
+// It says whether regular containers may start.
+func (p *planner) startInit() bool {
+	inits := p.pod.Spec.InitContainers
+	initialised := slices.ContainsFunc(p.pod.Spec.Containers, func(c v1.Container) bool { return p.inSandbox(c.Name) })
+	newest := -1 // the newest init container of this sandbox; those before it were done once
+	for i := range inits {
+		if p.inSandbox(inits[i].Name) {
+			newest = i
+		}
+	}
+	for i := range inits {
+		c := &inits[i]
+		state := p.o.Containers[c.Name]
+		gates := !initialised && i >= newest
+		switch {
+		case isSidecar(c):
+			p.start(c)
+			if gates && !started(c, state) {
+				return false
+			}
+		case gates && !initDone(state, p.o.Sandbox.ID):
+			p.start(c)
+			return false
+		}
+	}
+	return true
+}
+
+// inSandbox says whether a container was started in the present sandbox.
+func (p *planner) inSandbox(name string) bool {
+	c := p.o.Containers[name]
+	return c.Starting != nil || c.Tried && c.Sandbox == p.o.Sandbox.ID
+}
+
+// startRegular starts the regular containers. Their first starts in a sandbox
+// come in the order of the spec, each once the one before has started or
+// failed to; restarts wait for nobody.
+func (p *planner) startRegular() {
+	inTurn := true
+	for i := range p.pod.Spec.Containers {
+		c := &p.pod.Spec.Containers[i]
+		state := p.o.Containers[c.Name]
+		switch {
+		case state.Exit != nil && !restarts(p.pod, c, *state.Exit):
+		case state.Starting == nil && p.inSandbox(c.Name):
+			p.start(c)
+		case inTurn:
+			inTurn = !p.start(c)
+		}
+	}
+}
+
+// start begins the next attempt of a container that does not run, as soon as
+// its back-offs allow and its image is there. It says whether an attempt is
+// under way, or is only held up by an image that has not failed.
+func (p *planner) start(c *v1.Container) (underWay bool) {
+	state := p.o.Containers[c.Name]
+	if state.Starting != nil {
+		return true
+	}
+	if state.Running != nil || !p.due(restartAt(state)) || !p.due(state.Retry.At) {
+		return false
+	}
+	if !p.ensureImage(c) {
+		return state.Image.Retry.Failures == 0
+	}
+	attempt := 0
+	if state.Tried {
+		attempt = state.Attempt + 1
+	}
+	p.do(StartContainer{Container: c.Name, Attempt: attempt})
+	return true
+}
+
+// probe starts the probes of running containers and stops the containers that
+// failed them. Liveness and readiness wait for the startup probe.
+func (p *planner) probe() {
+	for _, c := range allContainers(p.pod) {
+		r := p.o.Containers[c.Name].Running
+		if r == nil || r.Stop != nil {
+			continue
+		}
+		switch {
+		case r.Startup == VerdictFailure:
+			p.stop(c.Name, probeGrace(p.pod, c.StartupProbe))
+		case r.Liveness == VerdictFailure:
+			p.stop(c.Name, probeGrace(p.pod, c.LivenessProbe))
+		case c.StartupProbe != nil && r.Startup != VerdictSuccess:
+			p.startProbe(c, StartupProbe, VerdictUnknown)
+		default:
+			p.stopProbe(c.Name, StartupProbe)
+			if c.LivenessProbe != nil {
+				p.startProbe(c, LivenessProbe, VerdictSuccess)
+			}
+			if c.ReadinessProbe != nil {
+				p.startProbe(c, ReadinessProbe, VerdictFailure)
+			}
+		}
+	}
+}
+
+// startProbe starts a loop that does not run yet. initial is the verdict that
+// holds until the first one is reached.
+func (p *planner) startProbe(c *v1.Container, kind ProbeKind, initial Verdict) {
+	r := p.o.Containers[c.Name].Running
+	if r.Probes[kind] {
+		return
+	}
+	if published := r.verdict(kind); published != VerdictUnknown {
+		initial = published
+	}
+	p.do(StartProbe{Container: c.Name, ID: r.ID, Kind: kind, StartedAt: r.StartedAt, Initial: initial})
+}
+
+// stopProbe ends a loop if it runs.
+func (p *planner) stopProbe(name string, kind ProbeKind) {
+	if r := p.o.Containers[name].Running; r != nil && r.Probes[kind] {
+		p.do(StopProbe{Container: name, Kind: kind})
+	}
+}
+
+// stop asks a running container to end within grace, unless it was already
+// asked to end as soon or sooner.
+func (p *planner) stop(name string, grace time.Duration) {
+	c := p.o.Containers[name]
+	grace = max(grace, stopGrace)
+	if c.Running == nil || !p.due(c.Retry.At) {
+		return
+	}
+	if c.Running.Stop != nil && !c.Running.Stop.Deadline.After(p.now.Add(grace)) {
+		return
+	}
+	p.do(StopContainer{Container: name, ID: c.Running.ID, Grace: grace})
+}
+
+// finish ends what is left of a pod that has run to its end: sidecars do not
+// keep a pod alive. Volumes, logs and record stay.
+func (p *planner) finish() {
+	if p.stopAll(finishedAt(p.pod, p.o).Add(podGrace(p.pod))) {
+		p.destroySandbox()
+	}
+}
+
+// end carries out an [Ending].
+func (p *planner) end() {
+	e := p.o.Ending
+	if !p.stopAll(e.Deadline) {
+		return
+	}
+	switch {
+	case !e.Destroyed:
+		if p.o.Sandbox.Phase == SandboxNone && p.o.Sandbox.ID == "" && e.Then != ThenRestart {
+			p.endWithoutSandbox()
+			return
+		}
+		p.destroySandbox()
+		if p.o.Sandbox.Phase == SandboxNone {
+			p.do(DestroySandbox{}) // perhaps half made: nothing may be left of it
+		}
+	default:
+		p.endWithoutSandbox()
+	}
+}
+
+// endWithoutSandbox is the rest of [planner.end] once no sandbox is left.
+func (p *planner) endWithoutSandbox() {
+	e := p.o.Ending
+	switch {
+	case e.Then == ThenStop || e.Removed:
+		p.plan.Done = true
+	case !e.Removing && !p.o.Volumes.Busy && p.due(e.Retry.At):
+		p.do(RemovePod{})
+	}
+}
+
+// destroySandbox destroys a sandbox that is up.
+func (p *planner) destroySandbox() {
+	if p.o.Sandbox.Phase == SandboxRunning && p.due(p.o.Sandbox.Retry.At) {
+		p.do(DestroySandbox{})
+	}
+}
+
+// stopAll stops every container within what is left until the deadline:
+// sidecars after all others, the last one first. Liveness and startup probes
+// end; readiness goes on while the pod drains. It says whether nothing runs any
+// more, or whether waiting for it has been long enough.
+func (p *planner) stopAll(deadline time.Time) bool {
+	grace := deadline.Sub(p.now)
+	late := grace <= 0
+	var sidecars []string // first to last
+	for i := range p.pod.Spec.InitContainers {
+		if c := &p.pod.Spec.InitContainers[i]; isSidecar(c) {
+			sidecars = append(sidecars, c.Name)
+		}
+	}
+	waiting := false
+	for _, name := range sortedNames(p.o.Containers) {
+		p.stopProbe(name, LivenessProbe)
+		p.stopProbe(name, StartupProbe)
+		if slices.Contains(sidecars, name) {
+			continue
+		}
+		p.stop(name, grace)
+		waiting = waiting || p.alive(name)
+	}
+	for _, name := range slices.Backward(sidecars) {
+		if waiting && !late {
+			break
+		}
+		p.stop(name, grace)
+		waiting = waiting || p.alive(name)
+	}
+	if !waiting && !slices.ContainsFunc(sidecars, p.alive) {
+		return true
+	}
+	if !late {
+		p.wake(deadline)
+		return false
+	}
+	return p.due(deadline.Add(stopSlack))
+}
+
+// alive says whether a container has a process, or may have one soon.
+func (p *planner) alive(name string) bool {
+	c := p.o.Containers[name]
+	return c.Running != nil || c.Starting != nil
+}
+
+// forget lets go of old attempts. The newest exited one is kept for its logs;
+// the one before goes as soon as a newer attempt runs.
+func (p *planner) forget() {
+	if p.o.Ending != nil {
+		return
+	}
+	for _, name := range sortedNames(p.o.Containers) {
+		c := p.o.Containers[name]
+		keep := 1
+		if c.Running == nil {
+			keep = 2
+		}
+		for _, old := range c.Old[:max(0, len(c.Old)-keep)] {
+			p.do(ForgetContainer{Container: name, ID: old.ID, Attempt: old.Attempt})
+		}
+	}
+}
+
+// overdue says whether the pod has been active for longer than it may be.
+func overdue(pod *v1.Pod, o Observed, now time.Time) (PodFailed, bool) {
+	at, limited := activeDeadline(pod, o)
+	if !limited || now.Before(at) || o.Failure != nil || finished(pod, o) {
+		return PodFailed{}, false
+	}
+	return PodFailed{
+		At: At{now}, Reason: "DeadlineExceeded",
+		Message: "Pod was active on the node longer than the specified deadline",
+	}, true
+}
+
+// activeDeadline is when the pod has been active for as long as it may be.
+func activeDeadline(pod *v1.Pod, o Observed) (at time.Time, limited bool) {
+	seconds := pod.Spec.ActiveDeadlineSeconds
+	if seconds == nil {
+		return time.Time{}, false
+	}
+	return o.Since.Add(time.Duration(*seconds) * time.Second), true
+}

@@ -1,0 +1,145 @@
+package pod
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Event is something that happened to a pod, in the words of the kubelet.
+type Event struct {
+	Key Key
+	UID types.UID
+	// FieldPath names the container: spec.containers{app}. Empty: the pod.
+	FieldPath string
+	Type      string // v1.EventTypeNormal or v1.EventTypeWarning
+	Reason    string
+	Message   string
+	At        time.Time
+}
+
+const (
+	eventsKept    = 5000      // of all pods together
+	eventLifetime = time.Hour // since the last occurrence, as an API server keeps them
+)
+
+// EventStore keeps the newest events. Equal events are counted, not repeated,
+// as the kubelet's recorder does. The zero value is ready to use.
+type EventStore struct {
+	mu     sync.Mutex
+	events map[eventID]*v1.Event
+	number uint64
+	// Source is shown as the events' host.
+	Source string
+}
+
+// eventID is what makes two events the same.
+type eventID struct {
+	uid                              types.UID
+	fieldPath, kind, reason, message string
+}
+
+// EventFilter selects events; empty fields select all.
+type EventFilter struct {
+	Namespace string
+	Name      string // of the pod
+	UID       types.UID
+}
+
+// Record adds an event, or counts it once more.
+func (s *EventStore) Record(e Event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.events == nil {
+		s.events = map[eventID]*v1.Event{}
+	}
+	s.number++
+	id := eventID{e.UID, e.FieldPath, e.Type, e.Reason, e.Message}
+	if old, found := s.events[id]; found && e.At.Sub(old.LastTimestamp.Time) < eventLifetime {
+		again := old.DeepCopy()
+		again.Count++
+		again.LastTimestamp = metav1.NewTime(e.At)
+		again.ResourceVersion = fmt.Sprint(s.number)
+		s.events[id] = again
+		return
+	}
+	s.events[id] = &v1.Event{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Event"},
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace:         e.Key.Namespace,
+			Name:              fmt.Sprintf("%s.%x", e.Key.Name, uint64(e.At.UnixNano())+s.number),
+			CreationTimestamp: metav1.NewTime(e.At),
+			ResourceVersion:   fmt.Sprint(s.number),
+		},
+		InvolvedObject: v1.ObjectReference{
+			APIVersion: "v1", Kind: "Pod",
+			Namespace: e.Key.Namespace, Name: e.Key.Name, UID: e.UID, FieldPath: e.FieldPath,
+		},
+		Type: e.Type, Reason: e.Reason, Message: e.Message,
+		Source:         v1.EventSource{Component: "kubelet", Host: s.Source},
+		FirstTimestamp: metav1.NewTime(e.At),
+		LastTimestamp:  metav1.NewTime(e.At),
+		Count:          1,
+
+		ReportingController: "kubelet", ReportingInstance: s.Source,
+	}
+	if len(s.events) > eventsKept {
+		s.shrink(e.At)
+	}
+}
+
+// shrink forgets what is over its lifetime and, if that is not enough, the
+// oldest tenth. s.mu is held.
+func (s *EventStore) shrink(now time.Time) {
+	ids := make([]eventID, 0, len(s.events))
+	for id, e := range s.events {
+		if now.Sub(e.LastTimestamp.Time) >= eventLifetime {
+			delete(s.events, id)
+			continue
+		}
+		ids = append(ids, id)
+	}
+	if len(ids) <= eventsKept {
+		return
+	}
+	slices.SortFunc(ids, func(a, b eventID) int { return compareEvents(s.events[a], s.events[b]) })
+	for _, id := range ids[:eventsKept/10] {
+		delete(s.events, id)
+	}
+}
+
+// List returns the events that f selects and that are not older than an hour,
+// the longest ago first. The events are shared: readers must not change them.
+func (s *EventStore) List(f EventFilter, now time.Time) []*v1.Event {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var found []*v1.Event
+	for _, e := range s.events {
+		about := e.InvolvedObject
+		if now.Sub(e.LastTimestamp.Time) < eventLifetime &&
+			(f.Namespace == "" || f.Namespace == about.Namespace) &&
+			(f.Name == "" || f.Name == about.Name) &&
+			(f.UID == "" || f.UID == about.UID) {
+			found = append(found, e)
+		}
+	}
+	slices.SortFunc(found, compareEvents)
+	return found
+}
+
+// compareEvents orders by time of the last occurrence, then by arrival.
+func compareEvents(a, b *v1.Event) int {
+	if c := a.LastTimestamp.Time.Compare(b.LastTimestamp.Time); c != 0 {
+		return c
+	}
+	if c := cmp.Compare(len(a.ResourceVersion), len(b.ResourceVersion)); c != 0 {
+		return c
+	}
+	return cmp.Compare(a.ResourceVersion, b.ResourceVersion)
+}

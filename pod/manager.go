@@ -1,0 +1,441 @@
+package pod
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/uuid"
+)
+
+var (
+	// ErrNotFound is returned for a pod that is not on the board.
+	ErrNotFound = errors.New("pod not found")
+	// ErrNotRunning is returned for a container that has no process now.
+	ErrNotRunning = errors.New("container is not running")
+	// ErrStopped is returned once the manager stops its pods or has ended.
+	ErrStopped = errors.New("the agent is stopping")
+)
+
+// Config is what a [Manager] works with.
+type Config struct {
+	Runtime Runtime
+	Store   Store
+	Board   *Board
+	// Events receives what happens to pods, from many goroutines; nil: nobody
+	// wants it. [EventStore.Record] fits.
+	Events func(Event)
+	// Trace receives each fact as a worker learns it, in order for each pod; nil:
+	// nobody wants it. It is called from many goroutines and must return at once.
+	Trace func(Key, Fact)
+	// NodeName and HostIPs are shown in each status; the main address first.
+	NodeName string
+	HostIPs  []netip.Addr
+	Logger   logr.Logger
+}
+
+func (c *Config) node() Node { return Node{Name: c.NodeName, IPs: c.HostIPs} }
+
+// Manager keeps one worker for each pod that is wanted or still there. It
+// never touches the kernel itself.
+type Manager struct {
+	config Config
+	calls  chan func() // run by Run, which owns everything below
+	ended  chan *worker
+	closed chan struct{}
+	shown  chan struct{} // closed once the pods of the records are on the board
+
+	slots   map[Key]*slot
+	uids    map[types.UID]bool // of all workers
+	workers sync.WaitGroup
+	settled bool // the first complete set was seen
+	down    bool // nothing is started any more
+}
+
+// slot is what exists under one key.
+type slot struct {
+	worker *worker  // nil after Down
+	want   Desired  // what the worker runs
+	ending bool     // the worker is removing its pod
+	next   *Desired // what comes after the worker's end
+}
+
+// NewManager prepares a manager; nothing happens before Run.
+func NewManager(c Config) *Manager {
+	if c.Board == nil {
+		c.Board = NewBoard()
+	}
+	if c.Logger.GetSink() == nil {
+		c.Logger = logr.Discard()
+	}
+	return &Manager{
+		config: c,
+		calls:  make(chan func()),
+		ended:  make(chan *worker),
+		closed: make(chan struct{}),
+		shown:  make(chan struct{}),
+		slots:  map[Key]*slot{},
+		uids:   map[types.UID]bool{},
+	}
+}
+
+// Adopted is closed once every pod of the store's records is on the board, as it
+// was when the last agent wrote it down. Who asks before that would be told that
+// there are no pods. It stays open when Run fails.
+func (m *Manager) Adopted() <-chan struct{} { return m.shown }
+
+// Run adopts the pods of the store's records, then follows the wanted sets,
+// each of which is complete. An entry without a pod that is not Gone means: keep
+// what runs under this key. Until the first set nothing is removed, whatever is
+// missing. Run returns when ctx ends and its workers have; pods keep running. It
+// returns an error when the records cannot be listed.
+func (m *Manager) Run(ctx context.Context, sets <-chan []Desired) error {
+	defer close(m.closed)
+	records, err := m.config.Store.List()
+	if err != nil {
+		return fmt.Errorf("cannot list the records of pods: %w", err)
+	}
+	m.adopt(ctx, records)
+	close(m.shown)
+	for {
+		select {
+		case <-ctx.Done():
+			m.workers.Wait()
+			return nil
+		case set, open := <-sets:
+			if !open {
+				sets = nil
+				continue
+			}
+			m.follow(ctx, set)
+		case w := <-m.ended:
+			m.workerEnded(ctx, w)
+		case call := <-m.calls:
+			call()
+		}
+	}
+}
+
+// adopt starts a worker for each record. Of two records for one key, the
+// older pod is removed.
+func (m *Manager) adopt(ctx context.Context, records []Record) {
+	records = slices.Clone(records)
+	slices.SortFunc(records, func(a, b Record) int { return b.Observed.Since.Compare(a.Observed.Since) })
+	for _, r := range records {
+		if e := r.Observed.Ending; e != nil && e.Then == ThenStop {
+			r.Observed.Ending = nil // the agent was started again
+		}
+		w := newWorker(&m.config, r)
+		if _, taken := m.slots[r.Key]; taken || r.Key.Name == "" {
+			w.observed = Apply(w.observed, Ending{At: At{time.Now()}, Grace: podGrace(r.Pod), Then: ThenRemove})
+			w.desired.Key = Key{} // it is not the pod of that name any more
+		} else {
+			e := r.Observed.Ending
+			m.slots[r.Key] = &slot{worker: w, want: r.Desired(), ending: e != nil && e.Then == ThenRemove}
+		}
+		w.publish() // nobody else has the worker yet
+		m.launch(ctx, w)
+	}
+}
+
+// launch starts a worker's goroutine; it ends with the pod or with ctx.
+func (m *Manager) launch(ctx context.Context, w *worker) {
+	m.uids[w.uid] = true
+	m.workers.Go(func() {
+		w.run(ctx)
+		select {
+		case m.ended <- w:
+		case <-ctx.Done():
+		}
+	})
+}
+
+// start runs a new pod: a new UID under a key.
+func (m *Manager) start(ctx context.Context, d Desired) {
+	w := newWorker(&m.config, Record{
+		UID: uuid.NewUUID(), Key: d.Key, Pod: d.Pod, Origin: d.Origin, SpecHash: d.SpecHash,
+		Observed: Observed{Since: time.Now()},
+	})
+	m.slots[d.Key] = &slot{worker: w, want: d}
+	m.launch(ctx, w)
+}
+
+// follow compares the wanted set with what there is.
+func (m *Manager) follow(ctx context.Context, set []Desired) {
+	if !m.settled {
+		m.settled = true
+		m.workers.Go(func() { m.sweep(ctx) })
+	}
+	if m.down {
+		return
+	}
+	wanted := map[Key]bool{}
+	for _, d := range set {
+		if d.Gone || d.Key.Name == "" { // no name: what was left over without a record
+			continue
+		}
+		wanted[d.Key] = true
+		if d.Pod != nil {
+			m.want(ctx, d)
+		}
+	}
+	for _, key := range slices.SortedFunc(maps.Keys(m.slots), compareKeys) {
+		if s := m.slots[key]; !wanted[key] {
+			s.next = nil
+			m.remove(s)
+		}
+	}
+}
+
+// want brings one key to a manifest.
+func (m *Manager) want(ctx context.Context, d Desired) {
+	s, found := m.slots[d.Key]
+	switch {
+	case !found:
+		m.start(ctx, d)
+	case s.ending:
+		s.next = &d
+	case !samePod(s.want, d):
+		s.next = &d
+		m.remove(s)
+	case !unchanged(s.want, d):
+		s.want = d
+		m.order(s.worker, order{desired: &d})
+	}
+}
+
+// samePod says whether a changed manifest is still the same pod: everything
+// that containers can see of it is equal. Labels and annotations may differ.
+func samePod(a, b Desired) bool {
+	if a.SpecHash != "" && a.SpecHash == b.SpecHash {
+		return true
+	}
+	return equality.Semantic.DeepEqual(a.Pod.Spec, b.Pod.Spec)
+}
+
+// unchanged says of two manifests of the same pod whether all that its worker
+// needs of them is equal.
+func unchanged(a, b Desired) bool {
+	return a.Origin == b.Origin && a.SpecHash == b.SpecHash &&
+		maps.Equal(a.Pod.Labels, b.Pod.Labels) && maps.Equal(a.Pod.Annotations, b.Pod.Annotations) &&
+		equality.Semantic.DeepEqual(a.Pod.Spec, b.Pod.Spec)
+}
+
+// remove ends a slot's pod within its grace period, unless that is under way.
+func (m *Manager) remove(s *slot) {
+	if s.ending || s.worker == nil {
+		return
+	}
+	s.ending = true
+	m.order(s.worker, order{then: ThenRemove, grace: -1})
+}
+
+// order hands an order to a worker and says whether it took it.
+func (m *Manager) order(w *worker, o order) bool {
+	select {
+	case w.orders <- o:
+		return true
+	case <-w.done:
+		return false
+	}
+}
+
+// workerEnded frees a key, and starts the pod that waited for it.
+func (m *Manager) workerEnded(ctx context.Context, w *worker) {
+	delete(m.uids, w.uid)
+	if w.desired.Key.Name != "" && w.removed {
+		m.config.Board.Remove(w.desired.Pod)
+	}
+	s, found := m.slots[w.desired.Key]
+	if !found || s.worker != w {
+		return
+	}
+	s.worker = nil
+	if !w.removed {
+		return // stopped: the key stays taken until the agent's next start
+	}
+	delete(m.slots, w.desired.Key)
+	if s.next != nil && !m.down {
+		m.start(ctx, *s.next)
+	}
+}
+
+// orphanGrace is what a pod of which no record is left gets to end.
+const orphanGrace = stopGrace
+
+// sweep finds what exists in the kernel without a record and has it removed.
+// It runs once, in a goroutine of its own, after the first complete set.
+func (m *Manager) sweep(ctx context.Context) {
+	present, err := m.config.Runtime.Present(ctx)
+	if err != nil {
+		if ctx.Err() == nil {
+			m.config.Logger.Error(err, "cannot look for leftovers of earlier pods")
+		}
+		return
+	}
+	_ = m.call(ctx, func() {
+		for _, uid := range present {
+			if m.uids[uid] {
+				continue
+			}
+			m.config.Logger.Info("removing a pod of which no record is left", "uid", string(uid))
+			w := newWorker(&m.config, Record{UID: uid, Pod: &v1.Pod{}})
+			w.observed = Apply(w.observed, Ending{At: At{time.Now()}, Grace: orphanGrace, Then: ThenRemove})
+			m.launch(ctx, w)
+		}
+	})
+}
+
+// call runs f in Run's goroutine and waits for it.
+func (m *Manager) call(ctx context.Context, f func()) error {
+	ran := make(chan struct{})
+	select {
+	case m.calls <- func() { defer close(ran); f() }:
+		<-ran
+		return nil
+	case <-m.closed:
+		return ErrStopped
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// worker finds the worker of a pod.
+func (m *Manager) worker(ctx context.Context, key Key) (*worker, error) {
+	var w *worker
+	down := false
+	err := m.call(ctx, func() {
+		down = m.down
+		if s := m.slots[key]; s != nil {
+			w = s.worker
+		}
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case down:
+		return nil, ErrStopped
+	case w == nil:
+		return nil, fmt.Errorf("%w: %s", ErrNotFound, key)
+	}
+	return w, nil
+}
+
+// Restart stops a pod within its grace period and runs it again in a new
+// sandbox, under the same UID, with its volumes. It returns as soon as that has
+// begun. A pod that had run to its end runs once more.
+func (m *Manager) Restart(ctx context.Context, key Key) error {
+	w, err := m.worker(ctx, key)
+	if err != nil {
+		return err
+	}
+	if !m.order(w, order{then: ThenRestart, grace: -1}) {
+		return fmt.Errorf("%w: %s", ErrNotFound, key)
+	}
+	return nil
+}
+
+// Shorten lets a pod that is being ended have at most grace from now on. It
+// never lengthens, and a pod that goes on is not touched.
+func (m *Manager) Shorten(ctx context.Context, key Key, grace time.Duration) error {
+	w, err := m.worker(ctx, key)
+	if err != nil {
+		return err
+	}
+	m.order(w, order{shorten: &grace})
+	return nil
+}
+
+// Down stops all pods within their grace periods: those of the lowest priority
+// first, each priority once the one before is gone. They stay stopped, and new
+// ones are not started, until the agent is started again. It returns when all are
+// stopped, or with ctx's error.
+func (m *Manager) Down(ctx context.Context) error {
+	var all []*worker
+	err := m.call(ctx, func() {
+		m.down = true
+		for _, s := range m.slots {
+			if s.worker != nil {
+				all = append(all, s.worker)
+			}
+		}
+	})
+	if err != nil {
+		return err
+	}
+	return m.stopInOrder(ctx, all)
+}
+
+// stopInOrder stops workers by rising priority.
+func (m *Manager) stopInOrder(ctx context.Context, all []*worker) error {
+	priorities := map[int32][]*worker{}
+	for _, w := range all {
+		priorities[w.priority] = append(priorities[w.priority], w)
+	}
+	for _, p := range slices.Sorted(maps.Keys(priorities)) {
+		for _, w := range priorities[p] {
+			m.order(w, order{then: ThenStop, grace: -1})
+		}
+		for _, w := range priorities[p] {
+			select {
+			case <-w.done:
+			case <-ctx.Done():
+				return fmt.Errorf("not all pods have stopped: %w", ctx.Err())
+			}
+		}
+	}
+	return nil
+}
+
+// Exec runs a command in a running container. An empty r.Container means the
+// pod's default container. r.ID is filled in. It returns [ErrNotFound] and
+// [ErrNotRunning].
+func (m *Manager) Exec(ctx context.Context, key Key, r ExecRequest) (exitCode int, err error) {
+	w, err := m.worker(ctx, key)
+	if err != nil {
+		return 0, err
+	}
+	views := make(chan execView, 1)
+	if !m.order(w, order{target: views}) {
+		return 0, fmt.Errorf("%w: %s", ErrNotFound, key)
+	}
+	view := <-views
+	r.Container = cmp.Or(r.Container, defaultContainer(view.target.Pod))
+	c, found := view.containers[r.Container]
+	if !found || c.Running == nil {
+		return 0, fmt.Errorf("cannot run a command in container %s of pod %s: %w", r.Container, key, ErrNotRunning)
+	}
+	r.ID = c.Running.ID
+	if r.Stdout == nil {
+		r.Stdout = io.Discard
+	}
+	if r.Stderr == nil {
+		r.Stderr = io.Discard
+	}
+	return m.config.Runtime.Exec(ctx, view.target, r)
+}
+
+// defaultContainer is the container that kubectl picks when none is named.
+func defaultContainer(p *v1.Pod) string {
+	name := p.Annotations["kubectl.kubernetes.io/default-container"]
+	for _, c := range allContainers(p) {
+		if c.Name == name {
+			return name
+		}
+	}
+	if len(p.Spec.Containers) == 0 {
+		return ""
+	}
+	return p.Spec.Containers[0].Name
+}

@@ -1,0 +1,109 @@
+package manifest
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// Check reads files, and the manifests in directories, as an agent would read
+// them together. pods counts the good ones. The problems come in the order of
+// the files. The error joins one error for each path that cannot be read; the
+// others are still checked.
+func Check(files []string) (problems []Problem, pods int, err error) {
+	var failures []error
+	var all []loaded
+	byFile := map[string][]Problem{}
+	var order []string
+	for _, file := range files {
+		inside, err := expand(file)
+		if err != nil {
+			failures = append(failures, err)
+			continue
+		}
+		for _, f := range inside {
+			if _, seen := byFile[f]; seen {
+				continue
+			}
+			data, err := read(f)
+			if err != nil {
+				failures = append(failures, fmt.Errorf("%s: %w", f, err))
+				continue
+			}
+			r := Parse(f, data)
+			order = append(order, f)
+			byFile[f] = r.Problems
+			for _, d := range r.Desired {
+				all = append(all, loaded{desired: d})
+			}
+		}
+	}
+	set, clashes := combine(all)
+	for _, c := range clashes {
+		byFile[c.loser.Origin.File] = append(byFile[c.loser.Origin.File], c.problem())
+	}
+	for _, f := range order {
+		inFileOrder(byFile[f])
+		problems = append(problems, byFile[f]...)
+	}
+	return problems, len(set), errors.Join(failures...)
+}
+
+// expand lists the manifests of a directory; a file is listed as it is.
+func expand(path string) ([]string, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("%s: cannot be read: %w", path, reason(err))
+	}
+	if !info.IsDir() {
+		return []string{path}, nil
+	}
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return nil, fmt.Errorf("%s: cannot be read: %w", path, reason(err))
+	}
+	var files []string
+	for _, e := range entries {
+		if IsManifest(e.Name()) {
+			files = append(files, filepath.Join(path, e.Name()))
+		}
+	}
+	return files, nil
+}
+
+// reason leaves the path out of a file system's error; the caller names it.
+func reason(err error) error {
+	var pe *os.PathError
+	if errors.As(err, &pe) {
+		return pe.Err
+	}
+	return err
+}
+
+// read reads a manifest, one byte more than MaxSize at most. It never waits
+// for a pipe or a device.
+func read(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot be read: %w", reason(err))
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("cannot be read: %w", reason(err))
+	case info.IsDir():
+		return nil, errors.New("cannot be read: it is a directory, not a file")
+	case !info.Mode().IsRegular():
+		return nil, errors.New("cannot be read: it is not a regular file")
+	}
+	data, err := io.ReadAll(io.LimitReader(f, MaxSize+1))
+	if err != nil {
+		return nil, fmt.Errorf("cannot be read: %w", reason(err))
+	}
+	return data, nil
+}

@@ -1,0 +1,120 @@
+package manifest
+
+import (
+	"strings"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// applyDefaults fills in what Kubernetes fills in. Fields that Kubernetes
+// leaves nil stay nil. Where a number has a default, 0 counts as not given.
+// Source: the "Defaults to" of each field in the API reference of Pod v1.
+func applyDefaults(p *v1.Pod) {
+	setDefault(&p.Namespace, metav1.NamespaceDefault)
+	s := &p.Spec
+	setDefault(&s.RestartPolicy, v1.RestartPolicyAlways)
+	setDefault(&s.DNSPolicy, v1.DNSClusterFirst)
+	setDefault(&s.SchedulerName, v1.DefaultSchedulerName)
+	setDefaultPointer(&s.TerminationGracePeriodSeconds, int64(v1.DefaultTerminationGracePeriodSeconds))
+	setDefaultPointer(&s.EnableServiceLinks, v1.DefaultEnableServiceLinks)
+	setDefaultPointer(&s.SecurityContext, v1.PodSecurityContext{})
+	// Two names of one field; the API server keeps them equal.
+	if s.ServiceAccountName == "" {
+		s.ServiceAccountName = s.DeprecatedServiceAccount
+	}
+	s.DeprecatedServiceAccount = s.ServiceAccountName
+	for i := range s.Volumes {
+		v := &s.Volumes[i]
+		if v.VolumeSource == (v1.VolumeSource{}) {
+			v.EmptyDir = &v1.EmptyDirVolumeSource{}
+		}
+		if v.HostPath != nil {
+			setDefaultPointer(&v.HostPath.Type, v1.HostPathUnset)
+		}
+		if v.EmptyDir != nil && v.EmptyDir.SizeLimit != nil {
+			v.EmptyDir.SizeLimit.RoundUp(resource.Milli)
+		}
+	}
+	for i := range s.InitContainers {
+		containerDefaults(&s.InitContainers[i], s.HostNetwork)
+	}
+	for i := range s.Containers {
+		containerDefaults(&s.Containers[i], s.HostNetwork)
+	}
+}
+
+func containerDefaults(c *v1.Container, hostNetwork bool) {
+	setDefault(&c.ImagePullPolicy, pullPolicy(c.Image))
+	setDefault(&c.TerminationMessagePath, v1.TerminationMessagePathDefault)
+	setDefault(&c.TerminationMessagePolicy, v1.TerminationMessageReadFile)
+	for i := range c.Ports {
+		setDefault(&c.Ports[i].Protocol, v1.ProtocolTCP)
+		if hostNetwork {
+			setDefault(&c.Ports[i].HostPort, c.Ports[i].ContainerPort)
+		}
+	}
+	for i := range c.Env {
+		if from := c.Env[i].ValueFrom; from != nil && from.FieldRef != nil {
+			setDefault(&from.FieldRef.APIVersion, "v1")
+		}
+	}
+	for _, list := range []v1.ResourceList{c.Resources.Limits, c.Resources.Requests} {
+		for name, q := range list {
+			q.RoundUp(resource.Milli)
+			list[name] = q
+		}
+	}
+	for name, limit := range c.Resources.Limits {
+		if _, given := c.Resources.Requests[name]; !given {
+			if c.Resources.Requests == nil {
+				c.Resources.Requests = v1.ResourceList{}
+			}
+			c.Resources.Requests[name] = limit.DeepCopy()
+		}
+	}
+	for _, probe := range []*v1.Probe{c.LivenessProbe, c.ReadinessProbe, c.StartupProbe} {
+		if probe == nil {
+			continue
+		}
+		setDefault(&probe.TimeoutSeconds, 1)
+		setDefault(&probe.PeriodSeconds, 10)
+		setDefault(&probe.SuccessThreshold, 1)
+		setDefault(&probe.FailureThreshold, 3)
+		if get := probe.HTTPGet; get != nil {
+			setDefault(&get.Path, "/")
+			setDefault(&get.Scheme, v1.URISchemeHTTP)
+		}
+		if grpc := probe.GRPC; grpc != nil {
+			setDefaultPointer(&grpc.Service, "")
+		}
+	}
+}
+
+// pullPolicy is Always for the tag latest, given or implied, and IfNotPresent
+// for another tag or a digest alone.
+func pullPolicy(image string) v1.PullPolicy {
+	name, _, hasDigest := strings.Cut(image, "@")
+	tag := ""
+	if colon := strings.LastIndexByte(name, ':'); colon > strings.LastIndexByte(name, '/') {
+		tag = name[colon+1:]
+	}
+	if tag == "latest" || tag == "" && !hasDigest {
+		return v1.PullAlways
+	}
+	return v1.PullIfNotPresent
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+func setDefaultPointer[T any](field **T, value T) {
+	if *field == nil {
+		*field = &value
+	}
+}

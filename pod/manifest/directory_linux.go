@@ -1,0 +1,330 @@
+package manifest
+
+import (
+	"cmp"
+	"errors"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/api/equality"
+
+	"podd/pod"
+)
+
+// directory is what was last read of a watched directory or file. It knows
+// nothing of inotify; the watcher's goroutine tells it what to look at.
+type directory struct {
+	path string           // as the user gave it
+	only string           // the one file that counts; empty: every manifest
+	now  func() time.Time // for what reports show
+
+	files map[string]*file
+	// strays are manifests known from before whose files are not in this
+	// directory. They count until it was read once.
+	strays []loaded
+	// identity is the directory that was last read.
+	identity inode
+	wasRead  bool
+	// trouble says why the directory cannot be read now.
+	trouble string
+	// replacedAt is when another directory was found in this one's place, until
+	// its content is taken as complete.
+	replacedAt time.Time
+}
+
+// file is one manifest of the directory.
+type file struct {
+	seen     signature
+	problems []Problem
+	good     map[pod.Key]loaded
+	// trouble says why the file cannot be read now.
+	trouble string
+}
+
+type inode struct{ dev, ino uint64 }
+
+// signature changes whenever a file does.
+type signature struct {
+	inode
+	size         int64
+	mtime, ctime unix.Timespec
+}
+
+func newDirectory(path string, known []pod.Desired, now func() time.Time) *directory {
+	d := &directory{path: path, now: now, files: map[string]*file{}}
+	info, err := os.Stat(path)
+	if err == nil && !info.IsDir() || err != nil && IsManifest(filepath.Base(path)) {
+		d.path, d.only = filepath.Dir(path), filepath.Base(path)
+	}
+	here, _ := filepath.Abs(d.path)
+	for _, k := range known {
+		if k.Gone || k.Pod == nil {
+			continue
+		}
+		l := loaded{desired: k, kept: true}
+		file, err := filepath.Abs(k.Origin.File)
+		name := filepath.Base(file)
+		if err != nil || filepath.Dir(file) != here || !d.counts(name) {
+			d.strays = append(d.strays, l)
+			continue
+		}
+		l.desired.Origin.File = d.shown(name)
+		d.file(name).good[k.Key] = l
+	}
+	return d
+}
+
+func (d *directory) counts(name string) bool {
+	if d.only != "" {
+		return name == d.only
+	}
+	return IsManifest(name)
+}
+
+func (d *directory) file(name string) *file {
+	f := d.files[name]
+	if f == nil {
+		f = &file{good: map[pod.Key]loaded{}}
+		d.files[name] = f
+	}
+	return f
+}
+
+// shown is the path of a file as messages show it.
+func (d *directory) shown(name string) string { return filepath.Join(d.path, name) }
+
+// refresh reads one file, or forgets it when it is not there. With ifChanged a
+// file that looks the same as last time is not opened.
+func (d *directory) refresh(name string, ifChanged bool) {
+	path := d.shown(name)
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		if _, gone := os.Lstat(path); errors.Is(gone, fs.ErrNotExist) {
+			// Without its directory a file is not removed, only out of reach.
+			if here, ok := identityOf(d.path); ok && here == d.identity {
+				d.remove(name)
+			}
+			return
+		}
+		f := d.file(name)
+		f.seen = signature{}
+		f.trouble = "cannot be read: " + err.Error()
+		f.keepAll()
+		return
+	}
+	now := signatureOf(&st)
+	if f := d.files[name]; f != nil && ifChanged && f.seen == now {
+		return
+	}
+	data, err := read(path)
+	f := d.file(name)
+	if err != nil {
+		f.seen = signature{}
+		f.trouble = err.Error()
+		f.keepAll()
+		return
+	}
+	f.seen = now
+	f.trouble = ""
+	f.take(Parse(path, data), d.now())
+}
+
+// isFresh says that a file looks other than last time and was written less than
+// settle ago, so that the write may still be under way.
+func (d *directory) isFresh(name string, settle time.Duration) bool {
+	var st unix.Stat_t
+	if err := unix.Stat(d.shown(name), &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return false
+	}
+	f := d.files[name]
+	return (f == nil || f.seen != signatureOf(&st)) && time.Since(time.Unix(st.Mtim.Unix())) < settle
+}
+
+func signatureOf(st *unix.Stat_t) signature {
+	return signature{inode{uint64(st.Dev), st.Ino}, st.Size, st.Mtim, st.Ctim}
+}
+
+// keepAll marks everything of a file as no longer read from it.
+func (f *file) keepAll() {
+	for key, l := range f.good {
+		l.kept = true
+		f.good[key] = l
+	}
+	f.problems = nil
+}
+
+// take replaces what a file held. Of objects that are still there with
+// mistakes the last good version stays; where parts of the file cannot be told
+// apart, that holds for every object that is missing.
+func (f *file) take(r Result, now time.Time) {
+	next := map[pod.Key]loaded{}
+	for _, d := range r.Desired {
+		l := loaded{desired: d, at: now}
+		if last, known := f.good[d.Key]; known && equality.Semantic.DeepEqual(last.desired.Pod, d.Pod) {
+			l.at = last.at
+			if last.desired.Origin == d.Origin && slices.Equal(last.desired.Warnings, d.Warnings) {
+				l.desired = last.desired
+			}
+		}
+		next[d.Key] = l
+	}
+	broken := map[pod.Key]bool{}
+	for _, o := range r.Objects {
+		broken[o.Key] = broken[o.Key] || o.Desired == nil && !o.Other
+	}
+	for key, last := range f.good {
+		if _, fresh := next[key]; !fresh && (broken[key] || r.Unknown > 0) {
+			last.kept = true
+			next[key] = last
+		}
+	}
+	f.good, f.problems = next, r.Problems
+}
+
+// remove forgets a file that is no longer there, unless it is the one watched
+// file: then nothing can be read any more, and nothing is stopped.
+func (d *directory) remove(name string) {
+	if d.only == "" {
+		delete(d.files, name)
+		return
+	}
+	f := d.file(name)
+	f.seen = signature{}
+	f.trouble = "cannot be read: no such file or directory"
+	f.keepAll()
+}
+
+// quietAfterReplacement is how long a directory that took another's place must
+// be quiet before what it lacks counts as removed.
+const quietAfterReplacement = time.Second
+
+// rescan reads whatever changed. Files for which skip answers true are left
+// as they are. It says whether the directory could be read.
+func (d *directory) rescan(skip func(name string) bool) bool {
+	var st unix.Stat_t
+	err := unix.Stat(d.path, &st)
+	var entries []os.DirEntry
+	if err == nil && d.only == "" {
+		entries, err = os.ReadDir(d.path)
+	}
+	if err != nil {
+		d.trouble = "cannot be read: " + reason(err).Error()
+		for _, f := range d.files {
+			f.keepAll()
+			f.seen = signature{}
+		}
+		return false
+	}
+	now := inode{uint64(st.Dev), st.Ino}
+	if d.wasRead && d.identity != now {
+		d.replacedAt = time.Now()
+	}
+	d.identity, d.wasRead, d.trouble, d.strays = now, true, "", nil
+	present := map[string]bool{}
+	if d.only != "" {
+		present[d.only] = true
+	}
+	for _, e := range entries {
+		if d.counts(e.Name()) {
+			present[e.Name()] = true
+		}
+	}
+	for name := range present {
+		if !skip(name) {
+			d.refresh(name, true)
+		}
+	}
+	d.settleReplacement(len(present))
+	for name, f := range d.files {
+		switch {
+		case present[name] || skip(name):
+		case d.replacedAt.IsZero():
+			delete(d.files, name)
+		default:
+			f.keepAll()
+			f.seen = signature{}
+		}
+	}
+	return true
+}
+
+// settleReplacement ends the time in which a new directory is being filled. An
+// empty one in place of another is more likely a lost mount, or a checkout under
+// way, than the wish to stop every pod.
+func (d *directory) settleReplacement(manifests int) {
+	if d.replacedAt.IsZero() {
+		return
+	}
+	if len(d.files) == 0 || manifests > 0 && time.Since(d.replacedAt) >= quietAfterReplacement {
+		d.replacedAt = time.Time{}
+		return
+	}
+	if manifests == 0 {
+		d.trouble = "this directory took the place of another and holds no manifest"
+	}
+}
+
+// set is everything wanted, and what is wrong, by file.
+func (d *directory) set() ([]pod.Desired, []Report) {
+	all := slices.Clone(d.strays)
+	reports := map[string]*Report{}
+	for name, f := range d.files {
+		all = append(all, slices.Collect(maps.Values(f.good))...)
+		r := &Report{File: d.shown(name), Problems: slices.Clone(f.problems)}
+		if f.trouble != "" {
+			r.Problems = append(r.Problems, Problem{File: r.File, Message: f.trouble})
+		}
+		reports[r.File] = r
+	}
+	set, clashes := combine(all)
+	for _, c := range clashes {
+		if r := reports[c.loser.Origin.File]; r != nil {
+			r.Problems = append(r.Problems, c.problem())
+		}
+	}
+	of := func(path string) *Report {
+		if reports[path] == nil {
+			reports[path] = &Report{File: path}
+		}
+		return reports[path]
+	}
+	if d.trouble != "" {
+		r := of(d.path)
+		r.Problems = append(r.Problems, Problem{File: d.path, Message: d.trouble})
+	}
+	for _, p := range set {
+		i := slices.IndexFunc(all, func(l loaded) bool { return l.kept && sameVersion(l.desired, p) })
+		if i < 0 {
+			continue
+		}
+		// A file without a problem of its own is missing with its directory.
+		r := reports[p.Origin.File]
+		if r == nil || len(r.Problems) == 0 {
+			r = of(d.path)
+		}
+		r.Kept = append(r.Kept, Kept{p.Key, all[i].at})
+	}
+	var out []Report
+	for _, r := range reports {
+		if len(r.Problems) > 0 {
+			inFileOrder(r.Problems)
+			out = append(out, *r)
+		}
+	}
+	slices.SortFunc(out, func(a, b Report) int { return cmp.Compare(a.File, b.File) })
+	return set, out
+}
+
+func sameVersion(a, b pod.Desired) bool {
+	return a.Pod == b.Pod && a.Key == b.Key && a.Origin == b.Origin && slices.Equal(a.Warnings, b.Warnings)
+}
+
+func sameSet(a, b []pod.Desired) bool { return slices.EqualFunc(a, b, sameVersion) }
+
+func sameReports(a, b []Report) bool { return reflect.DeepEqual(a, b) }

@@ -1,0 +1,74 @@
+package manifest
+
+import (
+	"cmp"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"podd/pod"
+)
+
+// IsManifest says whether a file of this name in a watched directory counts:
+// it ends in .yaml, .yml or .json and does not begin with a dot.
+func IsManifest(name string) bool {
+	if strings.HasPrefix(name, ".") {
+		return false
+	}
+	switch filepath.Ext(name) {
+	case ".yaml", ".yml", ".json":
+		return true
+	}
+	return false
+}
+
+// loaded is a good version of an object.
+type loaded struct {
+	desired pod.Desired
+	at      time.Time // zero: before the agent's start
+	// kept says that the file no longer holds this version.
+	kept bool
+}
+
+// clash is a pod that another file, or an earlier line, gives too.
+type clash struct {
+	loser pod.Desired
+	first pod.Origin
+}
+
+// combine makes one set of what several files hold. What is given twice is
+// taken from the first by path and line; what files still hold goes before
+// what is only kept. The set is sorted by namespace and name.
+func combine(all []loaded) (set []pod.Desired, clashes []clash) {
+	slices.SortStableFunc(all, func(a, b loaded) int {
+		if a.kept != b.kept {
+			if b.kept {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Or(cmp.Compare(a.desired.Origin.File, b.desired.Origin.File),
+			cmp.Compare(a.desired.Origin.Line, b.desired.Origin.Line))
+	})
+	first := map[pod.Key]pod.Origin{}
+	for _, l := range all {
+		if origin, given := first[l.desired.Key]; given {
+			if !l.kept {
+				clashes = append(clashes, clash{l.desired, origin})
+			}
+			continue
+		}
+		first[l.desired.Key] = l.desired.Origin
+		set = append(set, l.desired)
+	}
+	slices.SortFunc(set, func(a, b pod.Desired) int {
+		return cmp.Or(cmp.Compare(a.Key.Namespace, b.Key.Namespace), cmp.Compare(a.Key.Name, b.Key.Name))
+	})
+	return set, clashes
+}
+
+// problem tells the author of the second of two equal names.
+func (c clash) problem() Problem {
+	return Problem{File: c.loser.Origin.File, Line: c.loser.Origin.Line, Column: 1, Message: givenTwice(c.loser.Key, c.first)}
+}

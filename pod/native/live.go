@@ -1,0 +1,199 @@
+package native
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"podd/pod"
+	"podd/sandbox"
+	"podd/sandbox/cgroup"
+)
+
+// livePod holds the handles to one pod's kernel objects. It is made by the
+// first action or inspection and dropped when the pod is removed.
+type livePod struct {
+	mu         sync.Mutex
+	namespace  string // with podName, the pod's name; guarded by mu
+	podName    string
+	sandbox    *sandbox.Sandbox          // guarded by mu; nil while there is none
+	ending     bool                      // the sandbox is being destroyed on purpose; guarded by mu
+	containers map[string]*liveContainer // by container id; guarded by mu
+	probes     map[probeKey]func()       // cancels the loop; guarded by mu
+}
+
+type probeKey struct {
+	container string
+	kind      pod.ProbeKind
+}
+
+// liveContainer is one attempt that runs, or ran and is not forgotten.
+type liveContainer struct {
+	name    string
+	attempt int
+	group   *cgroup.Group
+	started time.Time
+	exited  chan struct{} // closed when its exit was heard
+
+	mu       sync.Mutex
+	deadline *time.Timer // kills; guarded by mu
+	killAt   time.Time   // guarded by mu
+}
+
+// live returns the handles of a pod, new ones if there are none yet.
+func (r *Runtime) live(uid types.UID) *livePod {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p := r.pods[uid]
+	if p == nil {
+		p = &livePod{containers: map[string]*liveContainer{}, probes: map[probeKey]func(){}}
+		r.pods[uid] = p
+	}
+	return p
+}
+
+func (r *Runtime) dropLive(uid types.UID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.pods, uid)
+}
+
+// podName returns namespace/name of a live pod, or its UID.
+func (r *Runtime) podName(uid types.UID) string {
+	r.mu.Lock()
+	p := r.pods[uid]
+	r.mu.Unlock()
+	if p == nil {
+		return string(uid)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.namespace == "" {
+		return string(uid)
+	}
+	return p.namespace + "/" + p.podName
+}
+
+func (p *livePod) setName(t pod.Target) {
+	if t.Pod == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.namespace, p.podName = t.Pod.Namespace, t.Pod.Name
+}
+
+func (p *livePod) setSandbox(s *sandbox.Sandbox) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.sandbox = s
+	if s != nil {
+		p.ending = false
+	}
+}
+
+// setEnding says that the end of the sandbox is what we want, until there is
+// another one.
+func (p *livePod) setEnding() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ending = true
+}
+
+func (p *livePod) isEnding() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.ending
+}
+
+func (p *livePod) getSandbox() *sandbox.Sandbox {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.sandbox
+}
+
+func (p *livePod) setContainer(id string, c *liveContainer) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.containers[id] = c
+}
+
+// container returns the attempt with the id, nil if it is not known.
+func (p *livePod) container(id string) *liveContainer {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.containers[id]
+}
+
+func (p *livePod) forget(id string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.containers, id)
+}
+
+// addProbe remembers how to end a loop, and ends the one it replaces.
+func (p *livePod) addProbe(key probeKey, cancel context.CancelFunc) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if old := p.probes[key]; old != nil {
+		old()
+	}
+	p.probes[key] = cancel
+}
+
+func (p *livePod) stopProbe(container string, kind pod.ProbeKind) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	key := probeKey{container, kind}
+	if cancel := p.probes[key]; cancel != nil {
+		cancel()
+		delete(p.probes, key)
+	}
+}
+
+// stopProbes ends the loops of one container, or of all with an empty name.
+func (p *livePod) stopProbes(container string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for key, cancel := range p.probes {
+		if container == "" || key.container == container {
+			cancel()
+			delete(p.probes, key)
+		}
+	}
+}
+
+// killBy arranges for kill to be called at the given time unless the container
+// exits first. A later time than one already set changes nothing. It reports
+// whether this was the first call.
+func (c *liveContainer) killBy(at time.Time, kill func()) (first bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	first = c.deadline == nil
+	if !first {
+		if !at.Before(c.killAt) {
+			return false
+		}
+		c.deadline.Stop()
+	}
+	c.killAt = at
+	c.deadline = time.AfterFunc(time.Until(at), kill)
+	return first
+}
+
+// heardExit says that the exit was heard: nothing is killed any more. It may
+// be called more than once.
+func (c *liveContainer) heardExit() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.deadline != nil {
+		c.deadline.Stop()
+	}
+	select {
+	case <-c.exited:
+	default:
+		close(c.exited)
+	}
+}

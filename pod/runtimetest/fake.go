@@ -1,0 +1,665 @@
+// Package runtimetest holds what tests of pods share: a scripted [pod.Runtime],
+// a [pod.Store] in memory, and the contract
+// that every runtime keeps.
+//
+// [Fake] imitates a kernel: what was built in it stays when an agent ends and
+// is found by the next one. Read first: [Fake], [Fake.Hold], [Contract].
+package runtimetest
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"podd/pod"
+)
+
+// Fake is a runtime without a kernel. Every action succeeds at once unless
+// Hold or Fail says otherwise. Containers run until they are stopped or
+// [Fake.Exit] ends them. It may be used from many goroutines.
+type Fake struct {
+	mu      sync.Mutex
+	pods    map[types.UID]*fakePod
+	held    map[string]bool
+	waiting map[string]chan struct{}
+	failing map[string]failure
+	lives   map[string]life
+	deaf    map[string]bool
+	starts  int
+	probing time.Duration // zero: only the test reports
+	nextIP  netip.Addr
+}
+
+// fakePod is what exists of one pod.
+type fakePod struct {
+	sandbox    *pod.FoundSandbox
+	volumes    bool
+	containers []*fakeContainer
+	probes     map[string]probe
+	watchers   map[int]chan pod.Fact
+	watches    int
+	lost       chan struct{} // closed with the sandbox
+}
+
+type fakeContainer struct {
+	pod.FoundContainer
+	killed *time.Timer
+	killAt time.Time
+}
+
+type probe struct {
+	id     string
+	report func(pod.Fact)
+}
+
+// failure is what an action ends with instead of success.
+type failure struct{ reason, message string }
+
+// life is what containers of one name do by themselves.
+type life struct {
+	lasts time.Duration
+	code  int
+}
+
+// NewFake returns an empty kernel whose first pod gets the address 10.244.0.5.
+func NewFake() *Fake {
+	return &Fake{
+		pods:    map[types.UID]*fakePod{},
+		held:    map[string]bool{},
+		waiting: map[string]chan struct{}{},
+		failing: map[string]failure{},
+		lives:   map[string]life{},
+		deaf:    map[string]bool{},
+		nextIP:  netip.MustParseAddr("10.244.0.5"),
+	}
+}
+
+// Hold makes actions of a kind wait for [Fake.Release]. A kind is sandbox,
+// volumes, image, start, destroy or remove; those about a container may be
+// held for one, "image app", and images can fail by name: "image busybox".
+func (f *Fake) Hold(kind string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.held[kind] = true
+}
+
+// Release lets the waiting action of a kind end, or says that there is none.
+// Later ones are still held.
+func (f *Fake) Release(kind string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	c := f.waiting[kind]
+	if c == nil {
+		return fmt.Errorf("nothing waits for %q", kind)
+	}
+	delete(f.waiting, kind)
+	close(c)
+	return nil
+}
+
+// Unhold lets later actions of a kind end at once again.
+func (f *Fake) Unhold(kind string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.held, kind)
+}
+
+// Fail makes actions of a kind fail until [Fake.Heal].
+func (f *Fake) Fail(kind, reason, message string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.failing[kind] = failure{reason, message}
+}
+
+// Heal undoes [Fake.Fail].
+func (f *Fake) Heal(kind string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.failing, kind)
+}
+
+// Lives makes later attempts of a container exit by themselves.
+func (f *Fake) Lives(container string, lasts time.Duration, code int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.lives[container] = life{lasts, code}
+}
+
+// Deafen makes a container ignore the stop signal.
+func (f *Fake) Deafen(container string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.deaf[container] = true
+}
+
+// ProbesSucceed makes every probe that is started succeed once, after the
+// given time.
+func (f *Fake) ProbesSucceed(after time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.probing = after
+}
+
+// Starts counts the attempts that were ever started.
+func (f *Fake) Starts() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.starts
+}
+
+// Exit ends the running attempt of a container.
+func (f *Fake) Exit(container string, code int, oom bool) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, p := range f.pods {
+		for _, c := range p.containers {
+			if c.Container == container && c.Exit == nil {
+				p.exit(c, code, oom)
+				return nil
+			}
+		}
+	}
+	return fmt.Errorf("container %s does not run", container)
+}
+
+// Lose ends the pause process of every pod, and with it all containers.
+func (f *Fake) Lose() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, p := range f.pods {
+		if p.sandbox != nil {
+			p.endSandbox(137)
+		}
+	}
+}
+
+// Reboot ends everything, and forgets exits and tmpfs with it.
+func (f *Fake) Reboot() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, p := range f.pods {
+		if p.sandbox != nil {
+			p.endSandbox(137)
+		}
+		p.containers, p.volumes = nil, false
+		p.probes = nil
+	}
+}
+
+// Probe reports an attempt of a probe that runs. The verdict is the outcome's.
+func (f *Fake) Probe(container string, kind pod.ProbeKind, outcome pod.ProbeOutcome, output string) error {
+	f.mu.Lock()
+	var found *probe
+	for _, p := range f.pods {
+		if pr, runs := p.probes[container+" "+string(kind)]; runs {
+			found = &pr
+		}
+	}
+	f.mu.Unlock()
+	if found == nil {
+		return fmt.Errorf("no %s probe of %s runs", kind, container)
+	}
+	verdict := map[pod.ProbeOutcome]pod.Verdict{
+		pod.ProbeSucceeded: pod.VerdictSuccess, pod.ProbeWarned: pod.VerdictSuccess, pod.ProbeFailed: pod.VerdictFailure,
+	}[outcome]
+	found.report(pod.ProbeResult{
+		At: pod.At{Time: time.Now()}, Container: container, ID: found.id, Kind: kind,
+		Verdict: verdict, Outcome: outcome, Output: output,
+	})
+	return nil
+}
+
+// State prints what exists, one line each, sorted: what an equal end looks like.
+func (f *Fake) State() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var lines []string
+	for _, p := range f.pods {
+		if p.volumes {
+			lines = append(lines, "volumes")
+		}
+		if p.sandbox != nil {
+			lines = append(lines, "sandbox")
+		}
+		for _, c := range p.containers {
+			if c.Exit == nil {
+				lines = append(lines, "running "+c.Container)
+			}
+		}
+		for name := range p.probes {
+			lines = append(lines, "probe "+name)
+		}
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
+}
+
+// AgentEnded ends all probe loops, as the end of the agent's process does.
+func (f *Fake) AgentEnded() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, p := range f.pods {
+		p.probes, p.watchers = nil, nil
+	}
+	f.waiting = map[string]chan struct{}{}
+}
+
+func (f *Fake) pod(uid types.UID) *fakePod {
+	p := f.pods[uid]
+	if p == nil {
+		p = &fakePod{}
+		f.pods[uid] = p
+	}
+	return p
+}
+
+// exit ends an attempt and tells the watchers. The fake's lock is held.
+func (p *fakePod) exit(c *fakeContainer, code int, oom bool) {
+	now := time.Now()
+	c.Exit = &pod.ContainerExited{
+		At: pod.At{Time: now}, Container: c.Container, ID: c.ID, Attempt: c.Attempt,
+		ExitCode: code, OOMKilled: oom, StartedAt: c.StartedAt,
+	}
+	if code > 128 {
+		c.Exit.Signal = code - 128
+	}
+	if c.killed != nil {
+		c.killed.Stop()
+	}
+	for name, pr := range p.probes {
+		if pr.id == c.ID {
+			delete(p.probes, name)
+		}
+	}
+	for _, watcher := range p.watchers {
+		watcher <- *c.Exit
+	}
+}
+
+// endSandbox kills what runs and ends the watches. The fake's lock is held.
+func (p *fakePod) endSandbox(code int) {
+	for _, c := range p.containers {
+		if c.Exit == nil {
+			p.exit(c, code, false)
+		}
+	}
+	p.sandbox = nil
+	close(p.lost)
+}
+
+// Inspect implements [pod.Runtime].
+func (f *Fake) Inspect(_ context.Context, t pod.Target) (pod.Inspected, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	found := pod.Inspected{At: pod.At{Time: time.Now()}}
+	p := f.pods[t.UID]
+	if p == nil {
+		return found, nil
+	}
+	found.Volumes = p.volumes
+	if p.sandbox != nil {
+		s := *p.sandbox
+		found.Sandbox = &s
+	}
+	for _, c := range p.containers {
+		found.Containers = append(found.Containers, c.FoundContainer)
+	}
+	return found, nil
+}
+
+// Present implements [pod.Runtime].
+func (f *Fake) Present(context.Context) ([]types.UID, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var uids []types.UID
+	for uid := range f.pods {
+		uids = append(uids, uid)
+	}
+	slices.Sort(uids)
+	return uids, nil
+}
+
+// exitsQueued is how many exits a watcher may be behind.
+const exitsQueued = 1000
+
+// Watch implements [pod.Runtime].
+func (f *Fake) Watch(ctx context.Context, t pod.Target, report func(pod.Fact)) {
+	f.mu.Lock()
+	p := f.pod(t.UID)
+	if p.watchers == nil {
+		p.watchers = map[int]chan pod.Fact{}
+	}
+	p.watches++
+	number, exits := p.watches, make(chan pod.Fact, exitsQueued)
+	p.watchers[number] = exits
+	for _, c := range p.containers {
+		if c.Exit != nil {
+			exits <- *c.Exit
+		}
+	}
+	lost := p.lost
+	if p.sandbox == nil || p.sandbox.ID != t.SandboxID {
+		lost = make(chan struct{})
+		close(lost)
+	}
+	f.mu.Unlock()
+	defer func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		delete(p.watchers, number)
+	}()
+	for {
+		select {
+		case e := <-exits:
+			report(e)
+			continue
+		default:
+		}
+		select {
+		case e := <-exits:
+			report(e)
+		case <-ctx.Done():
+			return
+		case <-lost:
+			for len(exits) > 0 {
+				report(<-exits)
+			}
+			report(pod.SandboxLost{At: pod.At{Time: time.Now()}, ID: t.SandboxID})
+			return
+		}
+	}
+}
+
+// Exec implements [pod.Runtime]: it prints the command to r.Stdout.
+func (f *Fake) Exec(_ context.Context, _ pod.Target, r pod.ExecRequest) (int, error) {
+	if r.Stdout != nil {
+		fmt.Fprintln(r.Stdout, strings.Join(r.Command, " "))
+	}
+	return 0, nil
+}
+
+// errFailed is the failure of an action that has no failure fact of its own.
+var errFailed = errors.New("asked to fail")
+
+// Perform implements [pod.Runtime].
+func (f *Fake) Perform(ctx context.Context, t pod.Target, a pod.Action, report func(pod.Fact)) {
+	kind, container := nameOf(a)
+	time.Sleep(pace(t.Pod, container))
+	if ctx.Err() != nil || !f.wait(ctx, kind, container) {
+		return
+	}
+	f.mu.Lock()
+	fact := f.perform(t, a, kind, container, report)
+	f.mu.Unlock()
+	if fact != nil {
+		report(fact)
+	}
+}
+
+// wait holds an action up if it is to be held, and says whether it goes on.
+func (f *Fake) wait(ctx context.Context, kind, container string) bool {
+	f.mu.Lock()
+	name := strings.TrimSpace(kind + " " + container)
+	if !f.held[kind] && !f.held[name] {
+		f.mu.Unlock()
+		return true
+	}
+	c := make(chan struct{})
+	f.waiting[name] = c
+	f.mu.Unlock()
+	select {
+	case <-c:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// pace is how long an action takes. It differs for each container, so that
+// what is begun at the same time ends in the same order in each run.
+func pace(p *v1.Pod, container string) time.Duration {
+	d := time.Microsecond
+	for _, r := range p.Name {
+		d += time.Duration(r%16) * 16 * time.Microsecond
+	}
+	for i, c := range slices.Concat(p.Spec.InitContainers, p.Spec.Containers) {
+		if c.Name == container {
+			d += time.Duration(i+1) * time.Microsecond
+		}
+	}
+	return d
+}
+
+// nameOf says by what an action can be held or made to fail.
+func nameOf(a pod.Action) (kind, container string) {
+	switch a := a.(type) {
+	case pod.EnsureSandbox:
+		return "sandbox", ""
+	case pod.EnsureVolumes:
+		return "volumes", ""
+	case pod.EnsureImage:
+		return "image", a.Container
+	case pod.StartContainer:
+		return "start", a.Container
+	case pod.StopContainer:
+		return "stop", a.Container
+	case pod.DestroySandbox:
+		return "destroy", ""
+	case pod.RemovePod:
+		return "remove", ""
+	}
+	return "", ""
+}
+
+// Describe is an action as one line of a story.
+func Describe(a pod.Action) string {
+	switch a := a.(type) {
+	case pod.EnsureSandbox:
+		if a.Attempt > 0 {
+			return fmt.Sprintf("ensure sandbox #%d", a.Attempt)
+		}
+		return "ensure sandbox"
+	case pod.EnsureVolumes:
+		return "ensure volumes"
+	case pod.EnsureImage:
+		return fmt.Sprintf("ensure image of %s", a.Container)
+	case pod.StartContainer:
+		return fmt.Sprintf("start %s #%d", a.Container, a.Attempt)
+	case pod.StopContainer:
+		return fmt.Sprintf("stop %s within %v", a.Container, a.Grace.Round(time.Millisecond))
+	case pod.StartProbe:
+		return fmt.Sprintf("probe %s %s from %s", a.Container, a.Kind, cmp.Or(string(a.Initial), "unknown"))
+	case pod.StopProbe:
+		return fmt.Sprintf("stop probing %s %s", a.Container, a.Kind)
+	case pod.ForgetContainer:
+		return fmt.Sprintf("forget %s #%d", a.Container, a.Attempt)
+	case pod.DestroySandbox:
+		return "destroy sandbox"
+	case pod.RemovePod:
+		return "remove pod"
+	}
+	return fmt.Sprintf("%T", a)
+}
+
+// perform changes the kernel and returns the answer. f.mu is held.
+func (f *Fake) perform(t pod.Target, a pod.Action, kind, container string, report func(pod.Fact)) pod.Fact {
+	at := pod.At{Time: time.Now()}
+	p := f.pod(t.UID)
+	if _, last := a.(pod.DestroySandbox); last {
+		defer f.dropEmpty(t.UID)
+	}
+	fail, fails := f.failing[strings.TrimSpace(kind+" "+container)]
+	if image, ok := a.(pod.EnsureImage); ok && !fails {
+		fail, fails = f.failing[kind+" "+image.Image]
+	}
+	if !fails {
+		fail, fails = f.failing[kind]
+	}
+	switch a := a.(type) {
+	case pod.EnsureVolumes:
+		if fails {
+			return pod.VolumesFailed{At: at, Volume: fail.reason, Message: fail.message}
+		}
+		p.volumes = true
+		return pod.VolumesReady{At: at}
+	case pod.EnsureSandbox:
+		if fails {
+			return pod.SandboxFailed{At: at, ID: a.ID, Reason: fail.reason, Message: fail.message}
+		}
+		return f.ensureSandbox(at, t, p, a)
+	case pod.EnsureImage:
+		if fails {
+			return pod.ImageFailed{At: at, Container: a.Container, Image: a.Image, Reason: fail.reason, Message: fail.message}
+		}
+		return pod.ImageReady{At: at, Container: a.Container, Image: a.Image, ImageRef: a.Image, ImageID: a.Image + "@sha256:1"}
+	case pod.StartContainer:
+		if fails {
+			return startFailed(at, a, fail)
+		}
+		return f.start(at, t, p, a)
+	case pod.StopContainer:
+		f.stop(p, a)
+	case pod.StartProbe:
+		if p.probes == nil {
+			p.probes = map[string]probe{}
+		}
+		p.probes[a.Container+" "+string(a.Kind)] = probe{a.ID, report}
+		if f.probing > 0 {
+			time.AfterFunc(f.probing, func() {
+				_ = f.Probe(a.Container, a.Kind, pod.ProbeSucceeded, "") // it may have ended
+			})
+		}
+	case pod.StopProbe:
+		delete(p.probes, a.Container+" "+string(a.Kind))
+	case pod.ForgetContainer:
+		p.containers = slices.DeleteFunc(p.containers, func(c *fakeContainer) bool { return c.ID == a.ID })
+	case pod.DestroySandbox:
+		if fails {
+			return pod.ActionFailed{At: at, Action: a, Err: fail.message}
+		}
+		if p.sandbox != nil {
+			p.endSandbox(137)
+		}
+		return pod.SandboxGone{At: at}
+	case pod.RemovePod:
+		if fails {
+			return pod.ActionFailed{At: at, Action: a, Err: fail.message}
+		}
+		delete(f.pods, t.UID)
+		return pod.PodRemoved{At: at}
+	default:
+		return pod.ActionFailed{At: at, Action: a, Err: errFailed.Error()}
+	}
+	return nil
+}
+
+// dropEmpty forgets a pod of which nothing exists. f.mu is held.
+func (f *Fake) dropEmpty(uid types.UID) {
+	if p := f.pods[uid]; p.sandbox == nil && !p.volumes && len(p.containers) == 0 {
+		delete(f.pods, uid)
+	}
+}
+
+func (f *Fake) ensureSandbox(at pod.At, t pod.Target, p *fakePod, a pod.EnsureSandbox) pod.Fact {
+	if p.sandbox == nil || p.sandbox.ID != a.ID {
+		s := &pod.FoundSandbox{ID: a.ID, Attempt: a.Attempt, UpAt: at.Time}
+		if !t.Pod.Spec.HostNetwork {
+			s.IPs = []netip.Addr{f.nextIP}
+			f.nextIP = f.nextIP.Next()
+		}
+		p.sandbox, p.lost = s, make(chan struct{})
+	}
+	return pod.SandboxUp{At: at, ID: a.ID, Attempt: a.Attempt, IPs: p.sandbox.IPs}
+}
+
+func startFailed(at pod.At, a pod.StartContainer, fail failure) pod.Fact {
+	failed := pod.ContainerStartFailed{
+		At: at, Container: a.Container, ID: a.ID, Attempt: a.Attempt, Reason: fail.reason, Message: fail.message,
+	}
+	if fail.reason == "RunContainerError" {
+		failed.ExitCode = 128
+	}
+	return failed
+}
+
+// start runs a container. Of commands it understands only those that the
+// contract uses.
+func (f *Fake) start(at pod.At, t pod.Target, p *fakePod, a pod.StartContainer) pod.Fact {
+	if p.sandbox == nil {
+		return startFailed(at, a, failure{"CreateContainerError", "there is no sandbox"})
+	}
+	for _, c := range p.containers {
+		if c.ID == a.ID {
+			return pod.ContainerStarted{At: pod.At{Time: c.StartedAt}, Container: a.Container, ID: a.ID, Attempt: a.Attempt, Pid: c.Pid}
+		}
+	}
+	command := commandOf(t.Pod, a.Container)
+	if len(command) > 0 && strings.HasPrefix(command[0], "/no/such/") {
+		return startFailed(at, a, failure{"RunContainerError", "exec: " + command[0] + ": no such file or directory"})
+	}
+	c := &fakeContainer{FoundContainer: pod.FoundContainer{
+		Container: a.Container, ID: a.ID, Attempt: a.Attempt, Pid: 1000 + len(p.containers), StartedAt: at.Time,
+	}}
+	p.containers = append(p.containers, c)
+	f.starts++
+	l, lives := f.lives[a.Container]
+	if n, err := fmt.Sscanf(strings.Join(command, " "), "sh -c exit %d", &l.code); n == 1 && err == nil {
+		lives = true
+	}
+	if lives {
+		time.AfterFunc(l.lasts, func() {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			if c.Exit == nil {
+				p.exit(c, l.code, false)
+			}
+		})
+	}
+	return pod.ContainerStarted{At: at, Container: a.Container, ID: a.ID, Attempt: a.Attempt, Pid: c.Pid}
+}
+
+func commandOf(p *v1.Pod, container string) []string {
+	for _, c := range append(slices.Clone(p.Spec.InitContainers), p.Spec.Containers...) {
+		if c.Name == container {
+			return c.Command
+		}
+	}
+	return nil
+}
+
+// stop sends the stop signal, and SIGKILL when the grace is over.
+func (f *Fake) stop(p *fakePod, a pod.StopContainer) {
+	for _, c := range p.containers {
+		if c.ID != a.ID || c.Exit != nil {
+			continue
+		}
+		if !f.deaf[c.Container] {
+			p.exit(c, 143, false)
+			return
+		}
+		at := time.Now().Add(a.Grace)
+		if c.killed != nil {
+			if !at.Before(c.killAt) {
+				return
+			}
+			c.killed.Stop()
+		}
+		c.killAt = at
+		c.killed = time.AfterFunc(a.Grace, func() {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			if c.Exit == nil {
+				p.exit(c, 137, false)
+			}
+		})
+	}
+}

@@ -1,0 +1,435 @@
+package pod
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"reflect"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-logr/logr"
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+const (
+	// saveDelay gathers the changes of a pod's start into one write to the disk.
+	saveDelay = 200 * time.Millisecond
+	// saveRetry is between two tries to write a record that could not be written.
+	saveRetry = 10 * time.Second
+	// maxRounds bounds how often Decide may ask for more without anything happening.
+	maxRounds = 100
+)
+
+// worker runs one pod from its first sandbox to its last trace. Its run
+// goroutine alone reads and writes desired and observed.
+type worker struct {
+	config *Config
+	log    logr.Logger
+	uid    types.UID
+	// priority is the pod's, for the order in which pods are stopped.
+	priority int32
+	inbox    chan Fact
+	orders   chan order
+	// done is closed when run has returned; removed may be read after that.
+	done    chan struct{}
+	removed bool
+
+	desired    Desired // Pod is never nil and bears the UID
+	observed   Observed
+	conditions []v1.PodCondition // last shown
+	rebooted   bool
+
+	// errands are the goroutines that perform actions, watch and save. They
+	// own nothing, report facts, and end with the worker's context.
+	errands sync.WaitGroup
+	// starting is the context of work that only a pod that goes on needs.
+	starting    context.Context
+	callOff     context.CancelFunc
+	watched     string // the sandbox watched
+	stopWatch   context.CancelFunc
+	noted       *Record // last
+	saves       chan Record
+	noteFailing bool
+}
+
+// order is what the manager wants of a worker; one of its parts is set.
+type order struct {
+	desired *Desired        // the same pod with other metadata
+	then    EndingThen      // end the pod
+	grace   time.Duration   // with then; negative: the pod's own
+	shorten *time.Duration  // let a pod that ends have no more than this
+	target  chan<- execView // tell what an exec needs
+}
+
+// execView is what the manager needs for an exec.
+type execView struct {
+	target     Target
+	containers map[string]Container
+}
+
+func newWorker(c *Config, r Record) *worker {
+	w := &worker{
+		config:     c,
+		log:        c.Logger.WithValues("pod", r.Key.String(), "uid", string(r.UID)),
+		uid:        r.UID,
+		inbox:      make(chan Fact, 16),
+		orders:     make(chan order),
+		done:       make(chan struct{}),
+		observed:   r.Observed,
+		conditions: r.Conditions,
+		rebooted:   r.Rebooted,
+		saves:      make(chan Record, 1),
+	}
+	w.observed.Inspected = false
+	w.setDesired(r.Desired())
+	if p := r.Pod.Spec.Priority; p != nil {
+		w.priority = *p
+	}
+	return w
+}
+
+// setDesired takes a new manifest of the same pod.
+func (w *worker) setDesired(d Desired) {
+	d.Pod = d.Pod.DeepCopy()
+	d.Pod.UID = w.uid
+	w.desired = d
+}
+
+// run is the worker's life. It returns when nothing is left to do or when ctx
+// ends; pods go on without it.
+func (w *worker) run(ctx context.Context) {
+	defer close(w.done)
+	ctx, cancel := context.WithCancel(ctx)
+	w.starting, w.callOff = context.WithCancel(ctx)
+	target := w.target() // read here: it is this goroutine that owns it
+	w.errands.Go(func() { w.inspect(ctx, target) })
+	w.errands.Go(func() { w.save(ctx) })
+	done := w.loop(ctx)
+	w.callOff()
+	cancel()
+	w.errands.Wait()
+	if w.removed = done && w.observed.Ending.Then == ThenRemove; w.removed {
+		if err := w.config.Store.Delete(w.uid); err != nil {
+			w.log.Error(err, "the record of a removed pod stays behind")
+		}
+	} else if err := w.config.Store.Save(w.record()); err != nil {
+		w.log.Error(err, "the record of a pod is not up to date")
+	}
+}
+
+// loop decides, acts and hears back until the pod is done or ctx ends.
+func (w *worker) loop(ctx context.Context) (done bool) {
+	for {
+		plan := w.act(ctx)
+		w.watch(ctx)
+		w.publish()
+		w.note()
+		if plan.Done {
+			return true
+		}
+		var wake <-chan time.Time
+		if !plan.WakeAt.IsZero() {
+			wake = time.After(time.Until(plan.WakeAt))
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case f := <-w.inbox:
+			w.learn(f)
+		case o := <-w.orders:
+			w.obey(o)
+		case <-wake:
+		}
+		for more := true; more; { // what has happened already is decided about once
+			select {
+			case f := <-w.inbox:
+				w.learn(f)
+			default:
+				more = false
+			}
+		}
+	}
+}
+
+// act begins what Decide asks for until it asks for nothing more.
+func (w *worker) act(ctx context.Context) Plan {
+	for range maxRounds {
+		now := time.Now()
+		if f, over := overdue(w.desired.Pod, w.observed, now); over && w.observed.Inspected && w.observed.Ending == nil {
+			w.learn(f)
+		}
+		w.renewStarting(ctx)
+		plan := Decide(w.desired, w.observed, now)
+		if len(plan.Actions) == 0 {
+			return plan
+		}
+		target := w.target()
+		for i, a := range plan.Actions {
+			a = withID(a)
+			plan.Actions[i] = a
+			w.learn(Begun{At: At{now}, Action: a})
+		}
+		target.SandboxID, target.IPs = w.observed.Sandbox.ID, w.observed.Sandbox.IPs
+		w.note()
+		for _, a := range plan.Actions {
+			w.perform(ctx, target, a)
+		}
+	}
+	panic(fmt.Sprintf("pod %s: decided %d times without coming to rest: %+v", w.desired.Key, maxRounds, w.observed))
+}
+
+// withID gives what is new a new ID.
+func withID(a Action) Action {
+	switch a := a.(type) {
+	case EnsureSandbox:
+		if a.ID == "" {
+			a.ID = newID()
+		}
+		return a
+	case StartContainer:
+		a.ID = newID()
+		return a
+	}
+	return a
+}
+
+// newID returns 64 random hex digits.
+func newID() string {
+	var id [32]byte
+	_, _ = rand.Read(id[:]) // never fails
+	return hex.EncodeToString(id[:])
+}
+
+// renewStarting calls off pulls and set-up work when the pod is to end, and
+// allows it again when the pod goes on.
+func (w *worker) renewStarting(ctx context.Context) {
+	over := w.observed.Ending != nil || w.observed.Failure != nil
+	switch {
+	case over:
+		w.callOff()
+	case w.starting.Err() != nil && ctx.Err() == nil:
+		w.starting, w.callOff = context.WithCancel(ctx)
+	}
+}
+
+func (w *worker) target() Target {
+	return Target{
+		UID: w.uid, Pod: w.desired.Pod,
+		SandboxID: w.observed.Sandbox.ID, IPs: w.observed.Sandbox.IPs,
+	}
+}
+
+// perform carries an action out in a goroutine of its own, which ends with the
+// action. An action that was called off, or that ends without an answer, is
+// reported as failed, so that nothing waits for it.
+func (w *worker) perform(ctx context.Context, t Target, a Action) {
+	report := func(f Fact) { w.report(ctx, f) }
+	// The end of the worker calls everything off, the end of the pod only this.
+	actionCtx, answers := ctx, true
+	switch a.(type) {
+	case EnsureSandbox, EnsureVolumes, EnsureImage:
+		actionCtx = w.starting
+	case StopContainer, StartProbe, StopProbe, ForgetContainer:
+		answers = false
+	}
+	w.errands.Go(func() {
+		var answered atomic.Bool
+		w.config.Runtime.Perform(actionCtx, t, a, func(f Fact) {
+			if failsToStart(f) && actionCtx.Err() != nil {
+				return // it was called off, which is told below
+			}
+			if _, aside := f.(Noted); !aside {
+				answered.Store(true)
+			}
+			report(f)
+		})
+		if answers && !answered.Load() {
+			over := actionCtx.Err() != nil
+			report(ActionFailed{At: At{time.Now()}, Action: a, Err: "it ended without a result", CalledOff: over})
+		}
+	})
+}
+
+// failsToStart says whether a fact tells of the failure of an action that can
+// be called off.
+func failsToStart(f Fact) bool {
+	switch f := f.(type) {
+	case VolumesFailed, SandboxFailed, ImageFailed:
+		return true
+	case ActionFailed:
+		switch f.Action.(type) {
+		case EnsureVolumes, EnsureSandbox, EnsureImage:
+			return true
+		}
+	}
+	return false
+}
+
+// report hands a fact to the worker, unless the worker has ended.
+func (w *worker) report(ctx context.Context, f Fact) {
+	select {
+	case w.inbox <- f:
+	case <-ctx.Done():
+	}
+}
+
+// inspect looks at the kernel until it can be seen. It is an errand.
+func (w *worker) inspect(ctx context.Context, t Target) {
+	var r Retry
+	for {
+		found, err := w.config.Runtime.Inspect(ctx, t)
+		if err == nil {
+			if found.Time.IsZero() {
+				found.Time = time.Now()
+			}
+			found.Rebooted = found.Rebooted || w.rebooted
+			w.report(ctx, found)
+			return
+		}
+		if ctx.Err() == nil {
+			w.log.Error(err, "cannot see what exists of the pod")
+		}
+		r = r.failed(time.Now(), actionDelay, actionDelayMax, "", "")
+		select {
+		case <-time.After(time.Until(r.At)):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// watch keeps one watcher on the sandbox that is up. The watcher is an errand:
+// it ends with the sandbox.
+func (w *worker) watch(ctx context.Context) {
+	s := w.observed.Sandbox
+	if !w.observed.Inspected {
+		return // the record may speak of a sandbox that is long gone
+	}
+	up := s.Phase == SandboxRunning || s.Phase == SandboxDestroying
+	if w.watched != "" && (!up || w.watched != s.ID) {
+		w.stopWatch()
+		w.watched = ""
+	}
+	if up && w.watched == "" {
+		watchCtx, stop := context.WithCancel(ctx)
+		w.watched, w.stopWatch = s.ID, stop
+		t := w.target()
+		w.errands.Go(func() {
+			w.config.Runtime.Watch(watchCtx, t, func(f Fact) { w.report(watchCtx, f) })
+		})
+	}
+}
+
+// learn applies a fact and tells of it.
+func (w *worker) learn(f Fact) {
+	if w.config.Trace != nil {
+		w.config.Trace(w.desired.Key, f)
+	}
+	before := w.observed
+	w.observed = Apply(before, f)
+	for _, e := range Events(w.desired, before, w.observed, f) {
+		if w.config.Events != nil && w.desired.Key.Name != "" {
+			w.config.Events(e)
+		}
+		level := 1
+		if e.Type == v1.EventTypeWarning {
+			level = 0
+		}
+		w.log.V(level).Info(e.Message, "reason", e.Reason, "field", e.FieldPath)
+	}
+}
+
+// obey carries out what the manager wants.
+func (w *worker) obey(o order) {
+	switch {
+	case o.desired != nil:
+		w.setDesired(*o.desired)
+	case o.shorten != nil:
+		if e := w.observed.Ending; e != nil {
+			w.learn(Ending{At: At{time.Now()}, Grace: *o.shorten, Then: e.Then})
+		}
+	case o.target != nil:
+		o.target <- execView{target: w.target(), containers: w.observed.Containers}
+	default:
+		grace := o.grace
+		if grace < 0 {
+			grace = podGrace(w.desired.Pod)
+		}
+		w.learn(Ending{At: At{time.Now()}, Grace: grace, Then: o.then})
+	}
+}
+
+// publish shows the pod's status. Until the kernel was looked at that is what
+// the record says, unless nothing of it can still be true.
+func (w *worker) publish() {
+	leftover := w.desired.Key.Name == "" // only its UID is known
+	if leftover || w.rebooted && !w.observed.Inspected {
+		return
+	}
+	p := Status(w.desired, w.observed, w.config.node(), w.conditions, time.Now())
+	w.conditions = p.Status.Conditions
+	w.config.Board.Set(p)
+}
+
+func (w *worker) record() Record {
+	return Record{
+		UID: w.uid, Key: w.desired.Key, Pod: w.desired.Pod, Origin: w.desired.Origin,
+		SpecHash: w.desired.SpecHash, Conditions: w.conditions, Observed: w.observed,
+	}
+}
+
+// note remembers the pod's state for as long as the machine runs, and has it
+// saved to disk a little later, if it changed.
+func (w *worker) note() {
+	r := w.record()
+	if w.noted != nil && reflect.DeepEqual(*w.noted, r) {
+		return
+	}
+	w.noted = &r
+	err := w.config.Store.Note(r)
+	if err != nil && !w.noteFailing {
+		w.log.Error(err, "a restart of the agent would not find the pod's newest state")
+	}
+	w.noteFailing = err != nil
+	select {
+	case <-w.saves:
+	default:
+	}
+	w.saves <- r
+}
+
+// save writes records to disk, the newest only, beside the pod's start. It is
+// an errand and ends with ctx.
+func (w *worker) save(ctx context.Context) {
+	var r Record
+	wait := func(d time.Duration) (more bool) {
+		select {
+		case <-time.After(d):
+		case <-ctx.Done():
+			return false
+		}
+		select {
+		case r = <-w.saves:
+		default:
+		}
+		return true
+	}
+	for {
+		select {
+		case r = <-w.saves:
+		case <-ctx.Done():
+			return
+		}
+		for delay := saveDelay; wait(delay); delay = saveRetry {
+			err := w.config.Store.Save(r)
+			if err == nil {
+				break
+			}
+			w.log.Error(err, "the record of a pod is not up to date")
+		}
+	}
+}

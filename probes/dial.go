@@ -1,0 +1,35 @@
+package probes
+
+import (
+	"context"
+	"net"
+)
+
+// Dial connects a network probe. nil in its place dials from the namespace that
+// the program is in, which is where a kubelet probes from.
+type Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+
+const lingerSeconds = 1
+
+// probeDialer asks for no keep-alive: a probe's connection does not live long
+// enough, and every socket option is a system call per attempt.
+var probeDialer = net.Dialer{KeepAlive: -1}
+
+// orDefault returns a Dial whose connections linger for a second when closed,
+// so that the thousands which probes open do not pile up.
+// Source: kubelet, pkg/probe/dialer_others.go.
+func (d Dial) orDefault() Dial {
+	if d == nil {
+		d = probeDialer.DialContext
+	}
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := d(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		if tcp, ok := conn.(interface{ SetLinger(sec int) error }); ok {
+			tcp.SetLinger(lingerSeconds) // fails only on a socket that is broken anyway
+		}
+		return conn, nil
+	}
+}
