@@ -70,6 +70,13 @@ func value[T any](b *block, v T) uintptr {
 	return b.put(unsafe.Slice((*byte)(unsafe.Pointer(&v)), unsafe.Sizeof(v)))
 }
 
+// keepInForks undoes what [KeepFromForks] may have done to the block.
+func (b *block) keepInForks() {
+	for _, c := range b.chunks {
+		unix.Madvise(c, unix.MADV_DOFORK)
+	}
+}
+
 // free gives the memory back. Children that have a copy of it keep theirs.
 func (b *block) free() {
 	for _, c := range b.chunks {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"unsafe"
 
@@ -89,6 +90,8 @@ func KeepFromForks(proc int) {
 	if err != nil {
 		return
 	}
+	forking.Lock()
+	defer forking.Unlock()
 	for line := range strings.Lines(text) {
 		area, rest, _ := strings.Cut(line, " ")
 		low, high, _ := strings.Cut(area, "-")
@@ -99,6 +102,11 @@ func KeepFromForks(proc int) {
 		}
 	}
 }
+
+// forking is held for reading by who forks, and for writing by
+// [KeepFromForks], which sees the blocks of others in the list of mappings and
+// cannot tell them apart.
+var forking sync.RWMutex
 
 const (
 	reportPid    = 1
@@ -163,7 +171,10 @@ func forkInto(b *block, cgroupFD int, status [2]int, parentToo bool, first, seco
 		unix.Close(status[1])
 		return 0, fail("prepare the command", b.err)
 	}
+	forking.RLock()
+	b.keepInForks()
 	child := forkRun(args, unsafe.Sizeof(*args), rep, &prog[0])
+	forking.RUnlock()
 	unix.Close(status[1])
 	if errno := -int(child); errno > 0 && errno < 4096 {
 		return 0, &CallError{Name: "fork", Errno: syscall.Errno(errno)}
