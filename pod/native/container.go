@@ -222,8 +222,8 @@ func (r *Runtime) mounts(t pod.Target, c *v1.Container, attemptDir string) ([]co
 	sc := c.SecurityContext
 	readOnly := sc != nil && sc.ReadOnlyRootFilesystem != nil && *sc.ReadOnlyRootFilesystem
 	dir := r.podDir(t.UID)
-	generated("/etc/hosts", file(filepath.Join(dir, "etc-hosts"), false))
-	generated("/etc/hostname", file(filepath.Join(dir, "hostname"), readOnly))
+	generated("/etc/hosts", file(filepath.Join(dir, hostsFile), false))
+	generated("/etc/hostname", file(filepath.Join(dir, hostnameFile), readOnly))
 	generated("/etc/resolv.conf", file(filepath.Join(dir, resolvConfFile), readOnly))
 	if !t.Pod.Spec.HostIPC {
 		generated("/dev/shm", func(context.Context, []string) (*os.File, error) { return volumes.ShmTree(p) })

@@ -137,7 +137,7 @@ func (r *Runtime) Watch(ctx context.Context, t pod.Target, report func(pod.Fact)
 // recorded, what the cgroup counted, what the container left as its message.
 func (r *Runtime) exitFact(ctx context.Context, t pod.Target, lc *liveContainer, c sandbox.Container) pod.ContainerExited {
 	lc.heardExit()
-	r.live(t.UID).stopProbes(c.Name)
+	r.live(t.UID).stopProbes(c.ID)
 	fact := pod.ContainerExited{
 		At:        pod.At{Time: c.Exit.At},
 		Container: c.Name, ID: c.ID, Attempt: c.Attempt,

@@ -21,7 +21,13 @@ type livePod struct {
 	sandbox    *sandbox.Sandbox          // guarded by mu; nil while there is none
 	ending     bool                      // the sandbox is being destroyed on purpose; guarded by mu
 	containers map[string]*liveContainer // by container id; guarded by mu
-	probes     map[probeKey]func()       // cancels the loop; guarded by mu
+	probes     map[probeKey]liveProbe    // guarded by mu
+}
+
+// liveProbe is a probe loop of one attempt.
+type liveProbe struct {
+	id     string // of the container
+	cancel context.CancelFunc
 }
 
 type probeKey struct {
@@ -48,7 +54,7 @@ func (r *Runtime) live(uid types.UID) *livePod {
 	defer r.mu.Unlock()
 	p := r.pods[uid]
 	if p == nil {
-		p = &livePod{containers: map[string]*liveContainer{}, probes: map[probeKey]func(){}}
+		p = &livePod{containers: map[string]*liveContainer{}, probes: map[probeKey]liveProbe{}}
 		r.pods[uid] = p
 	}
 	return p
@@ -134,32 +140,33 @@ func (p *livePod) forget(id string) {
 }
 
 // addProbe remembers how to end a loop, and ends the one it replaces.
-func (p *livePod) addProbe(key probeKey, cancel context.CancelFunc) {
+func (p *livePod) addProbe(key probeKey, probe liveProbe) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if old := p.probes[key]; old != nil {
-		old()
+	if old, found := p.probes[key]; found {
+		old.cancel()
 	}
-	p.probes[key] = cancel
+	p.probes[key] = probe
 }
 
 func (p *livePod) stopProbe(container string, kind pod.ProbeKind) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	key := probeKey{container, kind}
-	if cancel := p.probes[key]; cancel != nil {
-		cancel()
+	if probe, found := p.probes[key]; found {
+		probe.cancel()
 		delete(p.probes, key)
 	}
 }
 
-// stopProbes ends the loops of one container, or of all with an empty name.
-func (p *livePod) stopProbes(container string) {
+// stopProbes ends the loops of one attempt, or of all with an empty id. Not by
+// name: an exit may be heard again when the next attempt runs already.
+func (p *livePod) stopProbes(id string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for key, cancel := range p.probes {
-		if container == "" || key.container == container {
-			cancel()
+	for key, probe := range p.probes {
+		if id == "" || probe.id == id {
+			probe.cancel()
 			delete(p.probes, key)
 		}
 	}

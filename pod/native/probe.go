@@ -34,7 +34,7 @@ func (r *Runtime) startProbe(ctx context.Context, t pod.Target, a pod.StartProbe
 	}
 	check := r.check(t, c, a.ID, probe)
 	loopCtx, cancel := context.WithCancel(ctx)
-	live.addProbe(probeKey{a.Container, a.Kind}, cancel)
+	live.addProbe(probeKey{a.Container, a.Kind}, liveProbe{a.ID, cancel})
 	spec := probes.Spec{
 		Kind:             probes.Kind(a.Kind),
 		InitialDelay:     seconds(probe.InitialDelaySeconds),

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -29,6 +31,8 @@ const (
 	reasonPorts    = "NodePorts"
 	reasonSysctl   = "SysctlForbidden"
 	bootFile       = "boot"
+	hostsFile      = "etc-hosts"
+	hostnameFile   = "hostname"
 	resolvConfFile = "resolv.conf"
 )
 
@@ -177,8 +181,8 @@ func (r *Runtime) writeNetworkFiles(t pod.Target, names container.Names, ips []n
 	}
 	dir := r.podDir(t.UID)
 	for name, content := range map[string][]byte{
-		"etc-hosts":    container.HostsFile(p, names, ips, hostHosts),
-		"hostname":     []byte(hostname + "\n"),
+		hostsFile:      container.HostsFile(p, names, ips, hostHosts),
+		hostnameFile:   []byte(hostname + "\n"),
 		resolvConfFile: resolv,
 		bootFile:       []byte(r.bootID),
 	} {
@@ -243,8 +247,12 @@ func (r *Runtime) removePod(ctx context.Context, t pod.Target) error {
 	if err := os.RemoveAll(filepath.Join(r.podDir(t.UID), "c")); err != nil {
 		return fmt.Errorf("cannot remove the containers' files of pod %s: %w", r.podName(t.UID), err)
 	}
-	if err := os.RemoveAll(r.podDir(t.UID)); err != nil {
-		return fmt.Errorf("cannot remove the directory of pod %s: %w", r.podName(t.UID), err)
+	// The pod's record lies there too until nothing else is left of the pod.
+	for _, name := range []string{hostsFile, hostnameFile, resolvConfFile, bootFile, ""} {
+		err := os.Remove(filepath.Join(r.podDir(t.UID), name))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) {
+			return fmt.Errorf("cannot remove the files of pod %s: %w", r.podName(t.UID), err)
+		}
 	}
 	if err := r.Network.Release(string(t.UID)); err != nil {
 		return err

@@ -16,26 +16,10 @@ import (
 	"podd/pod"
 )
 
-// runForStats starts a pod whose one container fills 8 MB of each volume, and
-// returns it as the board would show it.
-func runForStats(t *testing.T, r *Runtime) *v1.Pod {
+// bringUp brings a pod to the point where its containers can be started. It
+// returns how to act on it; what is answered last is the result.
+func bringUp(t *testing.T, r *Runtime, p *v1.Pod) (pod.Target, func(pod.Action) pod.Fact) {
 	t.Helper()
-	p := &v1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "stats", UID: types.UID(uuid.NewUUID())},
-		Spec: v1.PodSpec{
-			RestartPolicy: v1.RestartPolicyAlways,
-			Containers: []v1.Container{{
-				Name: "app", Image: "docker.io/library/busybox:1.36",
-				Command: []string{"sh", "-c", "for d in disk memory; do dd if=/dev/zero of=/$d/f bs=1M count=8; done; " +
-					"i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; touch /disk/done; exec sleep 1000"},
-				VolumeMounts: []v1.VolumeMount{{Name: "disk", MountPath: "/disk"}, {Name: "memory", MountPath: "/memory"}},
-			}},
-			Volumes: []v1.Volume{
-				{Name: "disk", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{}}},
-				{Name: "memory", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{Medium: v1.StorageMediumMemory}}},
-			},
-		},
-	}
 	target := pod.Target{UID: p.UID, Pod: p, SandboxID: strings.Repeat("a", 64)}
 	perform := func(a pod.Action) pod.Fact {
 		t.Helper()
@@ -57,9 +41,34 @@ func runForStats(t *testing.T, r *Runtime) *v1.Pod {
 	if f := perform(pod.EnsureVolumes{}); fmt.Sprintf("%T", f) != "pod.VolumesReady" {
 		t.Fatalf("%+v", f)
 	}
-	if f := perform(pod.EnsureImage{Container: "app", Image: p.Spec.Containers[0].Image, Policy: v1.PullIfNotPresent}); fmt.Sprintf("%T", f) != "pod.ImageReady" {
+	c := p.Spec.Containers[0]
+	if f := perform(pod.EnsureImage{Container: c.Name, Image: c.Image, Policy: v1.PullIfNotPresent}); fmt.Sprintf("%T", f) != "pod.ImageReady" {
 		t.Fatalf("%+v", f)
 	}
+	return target, perform
+}
+
+// runForStats starts a pod whose one container fills 8 MB of each volume, and
+// returns it as the board would show it.
+func runForStats(t *testing.T, r *Runtime) *v1.Pod {
+	t.Helper()
+	p := &v1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "stats", UID: types.UID(uuid.NewUUID())},
+		Spec: v1.PodSpec{
+			RestartPolicy: v1.RestartPolicyAlways,
+			Containers: []v1.Container{{
+				Name: "app", Image: "docker.io/library/busybox:1.36",
+				Command: []string{"sh", "-c", "for d in disk memory; do dd if=/dev/zero of=/$d/f bs=1M count=8; done; " +
+					"i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; touch /disk/done; exec sleep 1000"},
+				VolumeMounts: []v1.VolumeMount{{Name: "disk", MountPath: "/disk"}, {Name: "memory", MountPath: "/memory"}},
+			}},
+			Volumes: []v1.Volume{
+				{Name: "disk", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{}}},
+				{Name: "memory", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{Medium: v1.StorageMediumMemory}}},
+			},
+		},
+	}
+	_, perform := bringUp(t, r, p)
 	started, ok := perform(pod.StartContainer{Container: "app", ID: strings.Repeat("b", 64)}).(pod.ContainerStarted)
 	if !ok {
 		t.Fatal("container did not start")

@@ -95,9 +95,16 @@ func checkUID(uid types.UID) error {
 
 // Save replaces the pod's record durably: 1 to 5 ms on a disk.
 func (s *Store) Save(r pod.Record) error {
-	data, err := s.prepare(s.config.RootDir, r)
-	if err == nil {
-		err = atomicfile.Write(path(s.config.RootDir, r.UID, recordFile), data, 0o600)
+	save := func() error {
+		data, err := s.prepare(s.config.RootDir, r)
+		if err != nil {
+			return err
+		}
+		return atomicfile.Write(path(s.config.RootDir, r.UID, recordFile), data, 0o600)
+	}
+	err := save()
+	if errors.Is(err, fs.ErrNotExist) {
+		err = save() // the pod's removal took the empty directory meanwhile
 	}
 	if err != nil {
 		return fmt.Errorf("cannot save the record of pod %s: %w", r.Key, err)
@@ -137,12 +144,17 @@ func (s *Store) Delete(uid types.UID) error {
 	if err := checkUID(uid); err != nil {
 		return err
 	}
+	// A Save that was killed leaves a hidden file.
+	unfinished, err := filepath.Glob(path(s.config.RootDir, uid, "."+recordFile+".*"))
+	if err != nil {
+		return err
+	}
 	var errs []error
-	for _, name := range []string{
+	for _, name := range append(unfinished,
 		path(s.config.RootDir, uid, recordFile),
 		path(s.config.RunDir, uid, noteFile),
 		path(s.config.RunDir, uid, noteFile+".new"),
-	} {
+	) {
 		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}

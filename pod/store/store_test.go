@@ -176,6 +176,23 @@ func TestDeleteLeavesNothing(t *testing.T) {
 	}
 }
 
+func TestDeleteRemovesWhatAKilledSaveLeft(t *testing.T) {
+	root, run := t.TempDir(), t.TempDir()
+	s := opened(t, root, run, "b", nil)
+	if err := s.Save(record("u1", 0)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(root, "pods", "u1", ".record.json.123"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Delete("u1"); err != nil {
+		t.Fatal(err)
+	}
+	if left, _ := os.ReadDir(filepath.Join(root, "pods")); len(left) != 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
 func TestDeleteKeepsWhatOthersPutThere(t *testing.T) {
 	root, run := t.TempDir(), t.TempDir()
 	s := opened(t, root, run, "b", nil)

@@ -33,6 +33,7 @@ type container struct {
 	mu        sync.Mutex
 	startedAt time.Time
 	exit      *wire.Container // complete record, nil while it runs
+	holders   int             // execs, and the container itself while it runs
 }
 
 func (ct *container) state() wire.Container {
@@ -69,7 +70,7 @@ func splitStart(req *wire.Start, files []*os.File) (ct *container, memfd, reques
 		files = files[1:]
 		return f
 	}
-	ct = &container{req: *req, settled: make(chan struct{}), exited: make(chan struct{})}
+	ct = &container{req: *req, holders: 1, settled: make(chan struct{}), exited: make(chan struct{})}
 	memfd, request, ct.exitFile = next(), next(), next()
 	var logDir *os.File
 	if req.LogName != "" {
@@ -381,10 +382,29 @@ func (p *process) follow(ct *container) {
 	ct.release()
 }
 
-// release closes what only a running container needs.
+// hold keeps the descriptors of a running container open until release, so that
+// their numbers are no other files'. It reports false if the container does not
+// run.
+func (ct *container) hold() bool {
+	if !ct.running() {
+		return false
+	}
+	ct.mu.Lock()
+	defer ct.mu.Unlock()
+	if ct.holders == 0 {
+		return false
+	}
+	ct.holders++
+	return true
+}
+
+// release lets go of what only a running container and its execs need.
 func (ct *container) release() {
 	ct.mu.Lock()
 	defer ct.mu.Unlock()
+	if ct.holders--; ct.holders > 0 {
+		return
+	}
 	for _, f := range append(append([]*os.File{ct.unified, ct.pidfd}, ct.procs...), ct.tasks...) {
 		if f != nil {
 			f.Close()

@@ -128,6 +128,9 @@ func (p *process) forgetExecs(ct *container) {
 func (p *process) runExec(e *execution, files []*os.File) {
 	defer close(e.done)
 	err := p.startExec(e, files)
+	if e.container != nil {
+		defer e.container.release()
+	}
 	for _, f := range files {
 		f.Close()
 	}
@@ -194,10 +197,10 @@ func (p *process) startExec(e *execution, files []*os.File) error {
 	if err != nil {
 		return err
 	}
-	if !ct.running() {
+	if !ct.hold() {
 		return &wire.Failed{Code: wire.CodeNoContainer, Text: "the container is not running"}
 	}
-	e.container = ct
+	e.container = ct // released by runExec
 	e.process = ct.req.Process
 	e.process.Args = req.Args
 	if req.SetEnv {

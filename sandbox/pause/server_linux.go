@@ -276,19 +276,17 @@ func (p *process) command(m wire.Message) error {
 	}
 	switch m.Kind {
 	case wire.KindSignal:
-		if !ct.running() {
+		if !ct.hold() {
 			return errNoContainer
 		}
+		defer ct.release()
 		err := unix.PidfdSendSignal(rawFD(ct.pidfd), unix.Signal(n.Number), nil, 0)
-		if err == unix.ESRCH || err == unix.EBADF { // it exited meanwhile
+		if err == unix.ESRCH { // it exited meanwhile
 			return errNoContainer
 		}
 		return failedStep("signal the container", err)
 	case wire.KindKill:
-		if ct.running() {
-			unix.PidfdSendSignal(rawFD(ct.pidfd), unix.SIGKILL, nil, 0)
-			p.killCgroup(ct)
-		}
+		p.kill(ct)
 		return nil
 	case wire.KindForget:
 		if ct.running() {
@@ -304,6 +302,16 @@ func (p *process) command(m wire.Message) error {
 		return ct.log.Reopen()
 	}
 	return &wire.Failed{Code: wire.CodeVersion, Text: "this pause process does not know the request; it is older than the agent"}
+}
+
+// kill kills a container and everything in its cgroup, if it runs.
+func (p *process) kill(ct *container) {
+	if !ct.hold() {
+		return
+	}
+	defer ct.release()
+	unix.PidfdSendSignal(rawFD(ct.pidfd), unix.SIGKILL, nil, 0)
+	p.killCgroup(ct)
 }
 
 // watch reports exits until the agent hangs up. What is not acknowledged is
@@ -360,10 +368,7 @@ func (p *process) shutdown() {
 	order := append([]*container(nil), p.order...)
 	p.mu.Unlock()
 	for _, ct := range order {
-		if ct.running() {
-			unix.PidfdSendSignal(rawFD(ct.pidfd), unix.SIGKILL, nil, 0)
-			p.killCgroup(ct)
-		}
+		p.kill(ct)
 	}
 	deadline := time.After(5 * time.Second)
 	for _, ct := range order {
