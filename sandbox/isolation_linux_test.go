@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -513,6 +514,34 @@ func TestThousandExecsLeaveThePauseProcessWhereItWas(t *testing.T) {
 	all := strings.Fields(string(children))
 	if err == nil && len(all) > 1 {
 		t.Errorf("children left: %v", all)
+	}
+}
+
+// Destroying waits for everything in the pod's PID namespaces, execs on their way
+// in included.
+func TestASandboxEndsInAStormOfExecs(t *testing.T) {
+	w := newWorld(t)
+	for range 5 {
+		s := w.sandbox()
+		r := w.request("/bin/sleep", "1000")
+		w.start(s, r)
+		ctx, cancel := context.WithCancel(ctxOf(t))
+		var storm sync.WaitGroup
+		for range 50 {
+			storm.Go(func() {
+				for ctx.Err() == nil {
+					s.Exec(ctx, Exec{ID: r.ID, Args: []string{"/bin/true"}, OutputLimit: 100}) // fails at some point
+				}
+			})
+		}
+		w.execOK(s, r.ID, "/bin/true")
+		begin := time.Now()
+		must(t, w.host.Destroy(ctx, s.uid))
+		if took := time.Since(begin); took > 3*time.Second {
+			t.Errorf("the sandbox took %v to end", took)
+		}
+		cancel()
+		storm.Wait()
 	}
 }
 

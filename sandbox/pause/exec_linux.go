@@ -1,7 +1,6 @@
 package pause
 
 import (
-	"encoding/binary"
 	"errors"
 	"os"
 	"strconv"
@@ -267,7 +266,7 @@ func (p *process) joinPID() bool { return !p.up.HostPID }
 func (p *process) execOnThread(e *execution, ct *container, stdio [3]int, cgroup int, tasks []*os.File) error {
 	j := &stage.Joiner{
 		Process: &e.process, Target: rawFD(ct.pidfd), PID: p.joinPID(), Cgroup: true,
-		CgroupFD: cgroup, Stdio: stdio, Proc: p.proc,
+		CgroupFD: cgroup, Stdio: stdio, Proc: p.proc, Report: -1,
 	}
 	for _, t := range tasks {
 		j.Tasks = append(j.Tasks, rawFD(t))
@@ -324,6 +323,11 @@ func (p *process) execByStage(e *execution, ct *container, memfd *os.File, stdio
 		return failedStep("make the exec request", err)
 	}
 	defer request.Close()
+	report, err := stage.NewReport()
+	if err != nil {
+		return err
+	}
+	defer report.Close()
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return failedStep("make a socket", err)
@@ -335,41 +339,61 @@ func (p *process) execByStage(e *execution, ct *container, memfd *os.File, stdio
 	for _, fd := range stdio {
 		g.files = append(g.files, uintptr(max(fd, 0)))
 	}
-	g.files = append(g.files, uintptr(pair[1]), uintptr(rawFD(request)), uintptr(rawFD(ct.pidfd)))
+	g.files = append(g.files, uintptr(pair[1]), uintptr(rawFD(request)), uintptr(rawFD(ct.pidfd)), uintptr(rawFD(report)))
 	pid, pidfd, err := p.spawn(g)
 	unix.Close(pair[1])
 	if err != nil {
 		return err
 	}
 	defer pidfd.Close()
-	var command, middle int
 	master := -1
-	err = failedStep("run the command", errStageDied)
+	var said error
 	for {
 		b, fds, herr := hear(sync)
 		if herr != nil || len(b) == 0 {
 			break
 		}
-		switch {
-		case b[0] == stage.SyncMiddle && len(b) == 5:
-			middle = int(binary.LittleEndian.Uint32(b[1:]))
-		case b[0] == stage.SyncPid && len(b) == 5:
-			command, err = int(binary.LittleEndian.Uint32(b[1:])), nil
+		switch b[0] {
+		case stage.SyncReady:
 			if len(fds) == 1 {
 				master = fds[0]
 			}
-		case b[0] == stage.SyncFailed:
-			err = heardFailure(b)
+		case stage.SyncFailed:
+			said = heardFailure(b)
 		}
 	}
 	wait(pid, pidfd)
+	middle, command := stage.Forked(report)
 	if middle != 0 {
 		unix.Wait4(middle, nil, unix.WALL, nil)
 	}
-	if err != nil {
-		return err
+	if said == nil && (command == 0 || e.process.TTY && master < 0) {
+		said = failedStep("run the command", errStageDied)
+	}
+	if said != nil {
+		if command != 0 && p.isCommand(command) {
+			unix.Kill(command, unix.SIGKILL)
+			unix.Wait4(command, nil, unix.WALL, nil)
+		}
+		return said
+	}
+	if !p.isCommand(command) {
+		return failedStep("run the command", unix.ECHILD)
 	}
 	return e.adopt(command, master)
+}
+
+// isCommand says whether a pid that a container could have written is that of a
+// child of ours, and of no container's main process.
+func (p *process) isCommand(pid int) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, ct := range p.order {
+		if ct.pid == pid {
+			return false
+		}
+	}
+	return unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT|unix.WALL, nil) == nil
 }
 
 // makeLeaf makes a cgroup for the exec below its container's. Without one the

@@ -10,8 +10,9 @@ import (
 
 // A block is memory outside of the Go heap that prepared calls and what their
 // arguments point to live in. A process that runs them needs nothing else of our
-// memory, so nothing else has to be copied for it; see [KeepFromForks]. The zero
-// block is empty. It is not for concurrent use.
+// memory, so nothing else has to be copied for it; see [KeepFromForks]. It is
+// shared with such processes, so that what one reports outlives it. The zero block
+// is empty. It is not for concurrent use.
 type block struct {
 	chunks [][]byte
 	used   int // of the last chunk
@@ -25,7 +26,7 @@ const chunkSize = 64 << 10 // only what is touched of it takes memory
 func (b *block) room(n int) []byte {
 	n = max(n+7&^7, 8)
 	if len(b.chunks) == 0 || b.used+n > len(b.chunks[len(b.chunks)-1]) {
-		chunk, err := unix.Mmap(-1, 0, max(n, chunkSize), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+		chunk, err := unix.Mmap(-1, 0, max(n, chunkSize), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS)
 		if err != nil {
 			b.err = err
 			return make([]byte, n)
@@ -77,7 +78,7 @@ func (b *block) keepInForks() {
 	}
 }
 
-// free gives the memory back. Children that have a copy of it keep theirs.
+// free gives the memory back. Children that have it too keep it.
 func (b *block) free() {
 	for _, c := range b.chunks {
 		unix.Munmap(c)

@@ -3,15 +3,15 @@ package stage
 import (
 	"encoding/binary"
 	"errors"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
-
-	"podd/sandbox/wire"
 )
 
 // A Call is one prepared system call. What comes right before an execve is
@@ -64,16 +64,22 @@ type instruction [8]uintptr
 const (
 	insnOptional = 1 << 0
 	insnOnLast   = 1 << 1
-	insnFork     = 1 << 2 // the child goes on, the parent reports its pid and exits
+	insnFork     = 1 << 2 // the child goes on, the parent exits
 )
 
-// report is how a child of forkRun tells how far it came: a close-on-exec pipe
-// to write to, and space for a message.
+// report is how children of forkRun tell how far they came: a close-on-exec pipe
+// to write to, and space for a message. It lies in memory that they share with
+// whoever reaps them, and the kernel notes there whom it forked: either may be
+// killed at any time, and a child nobody knows of would never be reaped.
 type report struct {
 	status  uint64
-	message [3]uint32 // reportPid and the pid, or reportFailed, index, error number
+	message [reportSize / 4]uint32 // index of the call that failed, error number
+	command uint32                 // pid
+	middle  uint32                 // pid of the process between
 	_       uint32
 }
+
+const reportSize = 8
 
 // forkRun forks by clone3 and returns the pid or a negative error number. The
 // child performs instructions until one executes a program or one that must not
@@ -108,12 +114,6 @@ func KeepFromForks(proc int) {
 // cannot tell them apart.
 var forking sync.RWMutex
 
-const (
-	reportPid    = 1
-	reportFailed = 2
-	reportSize   = 12
-)
-
 // A CallError says which prepared call failed.
 type CallError struct {
 	Name  string
@@ -126,28 +126,41 @@ func (e *CallError) Unwrap() error { return e.Errno }
 
 // forkInto forks a child that does first, and from it a grandchild that does
 // second, whose last call executes a command. It waits for that and returns the
-// grandchild's pid. The grandchild is a child of the calling process (with
-// parentToo: of its parent), not of the short-lived one between them. The calls
-// keep the status pipe's writing end open; it closes by the execve.
+// grandchild's pid. The grandchild is a child of the calling process, not of the
+// short-lived one between them. The calls keep the status pipe's writing end
+// open; it closes by the execve.
+//
+// With a shared report both are children of the calling process's parent, which
+// reaps them and finds their pids there; see [Forked].
 //
 // Two forks, because a process enters a PID namespace only by being forked into
 // it, and must have given up its capabilities before (CVE-2016-9962). The first
 // is a copy: a process in the container's cgroup or PID namespace shares no
-// memory with us, or the OOM killer would kill us with it. It is a small one, as
+// heap with us, or the OOM killer would kill us with it. It is a small one, as
 // the block is all that is needed. The second shares the first one's memory, and
 // so the first waits until the command is executed. The descriptor table is a copy
 // as well, so closing descriptors there cannot hurt the runtime here.
-func forkInto(b *block, cgroupFD int, status [2]int, parentToo bool, first, second []Call) (pid int, err error) {
-	args := &cloneArgs{flags: unix.CLONE_CLEAR_SIGHAND} // exit signal 0: only wait4 with __WALL sees it
-	if parentToo {
+func forkInto(b *block, cgroupFD int, status [2]int, shared *report, first, second []Call) (pid int, err error) {
+	rep := shared
+	if rep == nil {
+		rep = (*report)(unsafe.Pointer(&b.room(int(unsafe.Sizeof(report{})))[0]))
+	}
+	rep.status = uint64(status[1])
+	args := &cloneArgs{ // exit signal 0: only wait4 with __WALL sees it
+		flags:     unix.CLONE_CLEAR_SIGHAND | unix.CLONE_PARENT_SETTID,
+		parentTID: uint64(uintptr(unsafe.Pointer(&rep.middle))),
+	}
+	if shared != nil {
 		args.flags |= unix.CLONE_PARENT
 	}
 	if cgroupFD >= 0 {
 		args.flags |= unix.CLONE_INTO_CGROUP
 		args.cgroup = uint64(cgroupFD)
 	}
-	fork := Call{Name: "fork into the container", NR: unix.SYS_CLONE,
-		A: [6]uintptr{unix.CLONE_PARENT | unix.CLONE_VM | unix.CLONE_VFORK | uintptr(unix.SIGCHLD)}}
+	fork := Call{Name: "fork into the container", NR: unix.SYS_CLONE, A: [6]uintptr{
+		unix.CLONE_PARENT | unix.CLONE_VM | unix.CLONE_VFORK | unix.CLONE_PARENT_SETTID | uintptr(unix.SIGCHLD),
+		0, uintptr(unsafe.Pointer(&rep.command)),
+	}}
 	calls := append(append(append(make([]Call, 0, len(first)+1+len(second)), first...), fork), second...)
 	mem := b.room(len(calls) * int(unsafe.Sizeof(instruction{})))
 	prog := unsafe.Slice((*instruction)(unsafe.Pointer(&mem[0])), len(calls))
@@ -165,8 +178,6 @@ func forkInto(b *block, cgroupFD int, status [2]int, parentToo bool, first, seco
 		}
 		prog[i] = instruction{c.NR, c.A[0], c.A[1], c.A[2], c.A[3], c.A[4], c.A[5], flags}
 	}
-	rep := (*report)(unsafe.Pointer(&b.room(int(unsafe.Sizeof(report{})))[0]))
-	rep.status = uint64(status[1])
 	if b.err != nil {
 		unix.Close(status[1])
 		return 0, fail("prepare the command", b.err)
@@ -179,13 +190,8 @@ func forkInto(b *block, cgroupFD int, status [2]int, parentToo bool, first, seco
 	if errno := -int(child); errno > 0 && errno < 4096 {
 		return 0, &CallError{Name: "fork", Errno: syscall.Errno(errno)}
 	}
-	if parentToo {
-		// It is our parent's child now; our parent reaps it.
-		unix.Sendmsg(wire.StageSync, binary.LittleEndian.AppendUint32([]byte{SyncMiddle}, uint32(child)), nil, nil, unix.MSG_NOSIGNAL)
-	}
 	var failed error
-	// The pid comes last, when the command runs or has failed.
-	for pid == 0 {
+	for { // until the command runs, or everybody on the way to it is gone
 		var m [reportSize]byte
 		n, rerr := unix.Read(status[0], m[:])
 		if rerr == unix.EINTR {
@@ -194,23 +200,16 @@ func forkInto(b *block, cgroupFD int, status [2]int, parentToo bool, first, seco
 		if rerr != nil || n != reportSize {
 			break
 		}
-		x, y := binary.NativeEndian.Uint32(m[4:]), binary.NativeEndian.Uint32(m[8:])
-		switch {
-		case binary.NativeEndian.Uint32(m[:]) == reportPid:
-			pid = int(x)
-		case int(x) < len(calls):
-			failed = &CallError{Name: calls[x].Name, Errno: syscall.Errno(y), Exec: calls[x].NR == unix.SYS_EXECVE}
+		if x := binary.NativeEndian.Uint32(m[:]); int(x) < len(calls) {
+			failed = &CallError{Name: calls[x].Name, Errno: syscall.Errno(binary.NativeEndian.Uint32(m[4:])), Exec: calls[x].NR == unix.SYS_EXECVE}
 		}
 	}
-	if !parentToo {
-		for {
-			if _, werr := unix.Wait4(int(child), nil, unix.WALL, nil); werr != unix.EINTR {
-				break
-			}
-		}
-		if failed != nil && pid != 0 {
-			unix.Wait4(pid, nil, unix.WALL, nil)
-		}
+	if shared == nil {
+		reap(int(child))
+	}
+	pid = int(atomic.LoadUint32(&rep.command))
+	if failed != nil && pid != 0 && shared == nil {
+		reap(pid)
 	}
 	if failed == nil && pid == 0 {
 		failed = errors.New("cannot fork into the container: killed on the way")
@@ -219,6 +218,47 @@ func forkInto(b *block, cgroupFD int, status [2]int, parentToo bool, first, seco
 		return 0, failed
 	}
 	return pid, nil
+}
+
+func reap(pid int) {
+	for {
+		if _, err := unix.Wait4(pid, nil, unix.WALL, nil); err != unix.EINTR {
+			return
+		}
+	}
+}
+
+// NewReport makes the file of [Joiner].Report.
+func NewReport() (*os.File, error) {
+	fd, err := unix.MemfdCreate("podd-exec-report", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fail("make a report", err)
+	}
+	f := os.NewFile(uintptr(fd), "report")
+	if err := f.Truncate(int64(unsafe.Sizeof(report{}))); err != nil {
+		f.Close()
+		return nil, fail("make a report", err)
+	}
+	return f, nil
+}
+
+// mapReport maps the file of a report that another process reads.
+func mapReport(fd int) (*report, error) {
+	mem, err := unix.Mmap(fd, 0, int(unsafe.Sizeof(report{})), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, fail("share the report", err)
+	}
+	return (*report)(unsafe.Pointer(&mem[0])), nil
+}
+
+// Forked reads from a report whom a Join has forked, whatever became of it: the
+// process in the middle and the command, 0 where it did not come so far.
+func Forked(f *os.File) (middle, command int) {
+	var r report
+	if _, err := f.ReadAt(unsafe.Slice((*byte)(unsafe.Pointer(&r)), unsafe.Sizeof(r)), 0); err != nil {
+		return 0, 0
+	}
+	return int(r.middle), int(r.command)
 }
 
 // closeAllBut closes every descriptor from 3 up that is not kept. Close-on-exec

@@ -37,7 +37,7 @@ call:
 	TESTQ $4, CX // a fork
 	JEQ   done
 	TESTQ AX, AX
-	JNE   forked
+	JNE   end
 
 done:
 	MOVQ AX, BX
@@ -49,21 +49,12 @@ failed:
 	JNE   done
 	NEGQ  AX
 	SHRQ  $32, CX
-	MOVL  $2, 8(R13)
-	MOVL  CX, 12(R13)
-	MOVL  AX, 16(R13)
-	JMP   tell
-
-forked:
-	MOVL $1, 8(R13)
-	MOVL AX, 12(R13)
-	MOVL $0, 16(R13)
-
-tell:
-	MOVQ 0(R13), DI
-	LEAQ 8(R13), SI
-	MOVQ $12, DX
-	MOVQ $1, AX // write
+	MOVL  CX, 8(R13)
+	MOVL  AX, 12(R13)
+	MOVQ  0(R13), DI
+	LEAQ  8(R13), SI
+	MOVQ  $8, DX // reportSize
+	MOVQ  $1, AX // write
 	SYSCALL
 
 end:

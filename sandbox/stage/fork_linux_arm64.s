@@ -32,7 +32,7 @@ call:
 	CMN  $4095, R0
 	BCS  failed
 	TBZ  $2, R22, done // a fork
-	CBNZ R0, forked
+	CBNZ R0, end
 
 done:
 	MOVD R0, R21
@@ -43,22 +43,11 @@ failed:
 	TBNZ $0, R22, done // optional
 	NEG  R0, R0
 	LSR  $32, R22
-	MOVD $2, R9
-	MOVW R9, 8(R20)
-	MOVW R22, 12(R20)
-	MOVW R0, 16(R20)
-	B    tell
-
-forked:
-	MOVD $1, R9
-	MOVW R9, 8(R20)
+	MOVW R22, 8(R20)
 	MOVW R0, 12(R20)
-	MOVW ZR, 16(R20)
-
-tell:
 	MOVD 0(R20), R0
 	ADD  $8, R20, R1
-	MOVD $12, R2
+	MOVD $8, R2  // reportSize
 	MOVD $64, R8 // write
 	SVC
 

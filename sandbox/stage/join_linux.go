@@ -1,7 +1,6 @@
 package stage
 
 import (
-	"encoding/binary"
 	"errors"
 
 	"golang.org/x/sys/unix"
@@ -25,8 +24,9 @@ type Joiner struct {
 	Stdio [3]int
 	// Proc is a detached procfs of the caller's PID namespace.
 	Proc int
-	// ParentToo makes the command a child of this process's parent.
-	ParentToo bool
+	// Report is a file of [NewReport] that this process's parent reads, whose
+	// child the command then is; -1: the command is this process's child.
+	Report int
 }
 
 // Join starts a command in a running container and returns when it has been
@@ -80,6 +80,12 @@ func Join(j *Joiner) (pid, master int, err error) {
 	var b block
 	defer b.free()
 	exec := execve(&b, files, p.Args, p.Env)
+	var shared *report
+	if j.Report >= 0 {
+		if shared, err = mapReport(j.Report); err != nil {
+			return 0, master, err
+		}
+	}
 	var status [2]int
 	if err := unix.Pipe2(status[:], unix.O_CLOEXEC); err != nil {
 		return 0, master, fail("make a pipe", err)
@@ -105,7 +111,7 @@ func Join(j *Joiner) (pid, master int, err error) {
 	second = append(second, lastFilter(&b, p)...)
 	second = append(second, exec...)
 
-	pid, err = forkInto(&b, j.CgroupFD, status, j.ParentToo, first, second)
+	pid, err = forkInto(&b, j.CgroupFD, status, shared, first, second)
 	var ce *CallError
 	if errors.As(err, &ce) && ce.Exec {
 		err = &CommandError{`exec: "` + p.Args[0] + `": ` + ce.Errno.Error()}
@@ -140,8 +146,8 @@ func (j *Joiner) openStdio() (stdio [3]int, master int, opened []int, err error)
 }
 
 // ExecMain is the whole life of a stage that runs an exec: it joins on the
-// leader thread of a process of its own and reports the command's pid. The
-// command becomes the pause process's child. It returns the exit code.
+// leader thread of a process of its own and says when the command runs, which
+// becomes the pause process's child. It returns the exit code.
 func ExecMain() int {
 	var req wire.ExecStage
 	body, err := readRequest()
@@ -165,12 +171,12 @@ func ExecMain() int {
 			stdio[fd] = moved
 		}
 	}
-	for fd := wire.StageSync; fd <= wire.StageFiles; fd++ {
+	for fd := wire.StageSync; fd <= wire.StageFiles+1; fd++ {
 		unix.CloseOnExec(fd)
 	}
-	pid, master, err := Join(&Joiner{
+	_, master, err := Join(&Joiner{
 		Process: &req.Process, Target: wire.StageFiles, PID: req.JoinPID, Cgroup: req.JoinCgroup,
-		CgroupFD: -1, Stdio: stdio, Proc: proc, ParentToo: true,
+		CgroupFD: -1, Stdio: stdio, Proc: proc, Report: wire.StageFiles + 1,
 	})
 	if err != nil {
 		reportFailure(err)
@@ -180,7 +186,7 @@ func ExecMain() int {
 	if master >= 0 {
 		oob = unix.UnixRights(master)
 	}
-	unix.Sendmsg(wire.StageSync, binary.LittleEndian.AppendUint32([]byte{SyncPid}, uint32(pid)), oob, nil, unix.MSG_NOSIGNAL)
+	unix.Sendmsg(wire.StageSync, []byte{SyncReady}, oob, nil, unix.MSG_NOSIGNAL)
 	return 0
 }
 

@@ -12,11 +12,9 @@ import (
 // Bytes of the conversation with the pause process; see package wire.
 const (
 	SyncJoined = 'j'
-	SyncReady  = 'r'
+	SyncReady  = 'r' // only the execve is missing; of an exec: it runs
 	SyncGo     = 'g'
 	SyncFailed = 'f'
-	SyncMiddle = 'm' // pid of the process between an exec's stage and its command
-	SyncPid    = 'p' // pid of an exec's command
 )
 
 // stage is one container on its way to its command.
