@@ -71,6 +71,9 @@ func names(prefix string, n int) (all, started []string) {
 	return all, started
 }
 
+// rest is what the kernel takes to free a network namespace that is gone already.
+const rest = 60 * time.Millisecond
+
 func (b *bench) startAndRemove(ctx context.Context) error {
 	var start, removal, floorStart, floorRemoval []time.Duration
 	for i := range b.runs(200, 20) {
@@ -94,6 +97,9 @@ func (b *bench) startAndRemove(ctx context.Context) error {
 			return err
 		}
 		floorRemoval = append(floorRemoval, time.Since(began))
+		if err := pause(ctx, rest); err != nil {
+			return err
+		}
 
 		name = "one" + strconv.Itoa(i)
 		if began, err = b.drop(map[string]string{name: b.pod(name, idle(name), "")}); err != nil {
@@ -115,6 +121,9 @@ func (b *bench) startAndRemove(ctx context.Context) error {
 			return fmt.Errorf("%w\nleft: %s", err, b.things())
 		}
 		removal = append(removal, time.Since(began))
+		if err := pause(ctx, rest); err != nil {
+			return err
+		}
 	}
 	f := ofRuns("file renamed → workload's first instruction", start)
 	f.Floor = number(inMS(quantile(floorStart, 0.5)))
