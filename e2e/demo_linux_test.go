@@ -102,6 +102,7 @@ func TestWebServerAndLogShipper(t *testing.T) {
 			t.Errorf("line of request %d was shipped %d times", i, shipped[i])
 		}
 	}
+	t.Logf("%d requests, the agent killed after half of them: %d lines shipped", requestsAcrossAKill, len(shipped))
 }
 
 // untouched fails unless it is still the same run of the container.
