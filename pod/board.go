@@ -19,7 +19,7 @@ import (
 var ErrTooOld = errors.New("the changes after this resource version are no longer kept")
 
 // changesKept is how many changes a slow reader may fall behind.
-const changesKept = 4096
+const changesKept = 512
 
 // Board shows the latest snapshot of each pod. Workers set, everybody reads.
 // The pods it hands out are shared: readers must not change them.
@@ -82,7 +82,8 @@ func (b *Board) Remove(p *v1.Pod) {
 func (b *Board) record(kind watch.EventType, p *v1.Pod) {
 	b.version++
 	if kind == watch.Deleted {
-		p = p.DeepCopy()
+		gone := *p // whoever has the last snapshot keeps its version
+		p = &gone
 	}
 	p.ResourceVersion = strconv.FormatUint(b.version, 10)
 	if len(b.changes) == changesKept {

@@ -23,7 +23,9 @@ type Node struct {
 // the form the kubelet gives it. shown are the conditions of the snapshot
 // before; a condition that keeps its status keeps its time of transition.
 func Status(d Desired, o Observed, n Node, shown []v1.PodCondition, now time.Time) *v1.Pod {
-	p := d.Pod.DeepCopy()
+	// Shallow, as there is one at each step of a pod's life and readers change
+	// nothing: all share the manifest's spec, labels and annotations.
+	p := &v1.Pod{ObjectMeta: d.Pod.ObjectMeta, Spec: d.Pod.Spec}
 	p.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}
 	p.Spec.NodeName = n.Name
 	p.CreationTimestamp = metav1.NewTime(o.Since.Truncate(time.Second))

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -242,7 +243,7 @@ func newAgent(ctx context.Context, o *runOptions, log logr.Logger) (*agent, erro
 }
 
 // run starts the agent's goroutines and waits for them: the manager with its
-// workers, the watcher, two servers, and the two that tidy up. The first that
+// workers, the watcher, two servers, and the three that tidy up. The first that
 // fails ends all; pods go on whatever happens here.
 func (a *agent) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -277,6 +278,7 @@ func (a *agent) run(ctx context.Context) error {
 	}
 	start(func() error { a.runtime.CompressLogs(ctx); return nil })
 	start(func() error { a.collectImages(ctx); return nil })
+	start(func() error { a.giveMemoryBack(ctx); return nil })
 	a.log.Info("podd is running", "version", versionText(), "manifests", a.manifests, "adopted", len(a.records))
 	<-ctx.Done()
 	running.Wait()
@@ -285,6 +287,27 @@ func (a *agent) run(ctx context.Context) error {
 		return err
 	}
 	return nil
+}
+
+// giveMemoryBack returns to the machine what many starts at once needed, when
+// they are over: when no pod changes for a while, or at the latest every minute.
+// The runtime alone would keep most of it.
+func (a *agent) giveMemoryBack(ctx context.Context) {
+	const quiet, latest = 3 * time.Second, time.Minute
+	for ctx.Err() == nil {
+		for began := time.Now(); time.Since(began) < latest; {
+			_, version := a.board.Snapshot()
+			wait, cancel := context.WithTimeout(ctx, quiet)
+			_, err := a.board.Changes(wait, version)
+			cancel()
+			if errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
+				break
+			}
+		}
+		debug.FreeOSMemory()
+		_, version := a.board.Snapshot()
+		a.board.Changes(ctx, version) // whatever it says, something has happened
+	}
 }
 
 // problems are the lines about manifests that `podd get` shows.
