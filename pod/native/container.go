@@ -85,25 +85,29 @@ func (r *Runtime) start(ctx context.Context, t pod.Target, a pod.StartContainer)
 	if err != nil {
 		return sandbox.Started{}, err
 	}
-	dir := r.attemptDir(t.UID, a.Container, a.Attempt)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	dir, logDir := r.attemptDir(t.UID, a.Container, a.Attempt), r.logDir(t, a.Container)
+	if err := r.makeDirs(t, a.Container, a.Attempt); err != nil {
 		return sandbox.Started{}, err
 	}
-	logDir := r.logDir(t, a.Container)
-	if err := os.MkdirAll(logDir, 0o755); err != nil {
-		return sandbox.Started{}, err
-	}
-	group, err := r.Cgroups.Container(container.QOS(t.Pod), string(t.UID), a.ID)
-	if err != nil {
-		return sandbox.Started{}, err
-	}
+	var group *cgroup.Group
+	grouped := make(chan error, 1)
+	go func() { // awaited below; takes as long as the root file system
+		var err error
+		group, err = r.Cgroups.Container(container.QOS(t.Pod), string(t.UID), a.ID)
+		grouped <- err
+	}()
 	// Writable also for readOnlyRootFilesystem: mount points are made in it
 	// before the stage makes it read-only.
 	rootfs, err := r.Images.Rootfs(ctx, img, dir, false)
+	if err == nil {
+		defer rootfs.Close()
+	}
+	if groupErr := <-grouped; err == nil {
+		err = groupErr
+	}
 	if err != nil {
 		return sandbox.Started{}, err
 	}
-	defer rootfs.Close()
 
 	mounts, sources := r.mounts(t, c, dir)
 	spec, err := container.Spec(r.specInput(t, c, img, rootfs, mounts))
@@ -148,6 +152,14 @@ func (r *Runtime) start(ctx context.Context, t pod.Target, a pod.StartContainer)
 	}
 	lc.started = started.At
 	return started, nil
+}
+
+// makeDirs makes the directories of a container's attempt.
+func (r *Runtime) makeDirs(t pod.Target, container string, attempt int) error {
+	if err := os.MkdirAll(r.attemptDir(t.UID, container, attempt), 0o700); err != nil {
+		return err
+	}
+	return os.MkdirAll(r.logDir(t, container), 0o755)
 }
 
 func (r *Runtime) specInput(t pod.Target, c *v1.Container, img *images.Image, rootfs *os.File, mounts []container.Mount) container.Input {

@@ -87,14 +87,6 @@ func (r *Runtime) buildSandbox(ctx context.Context, t pod.Target, a pod.EnsureSa
 	if err := os.MkdirAll(r.podDir(t.UID), 0o750); err != nil {
 		return nil, err
 	}
-	if err := volumes.Shm(ctx, r.volumesPod(t)); err != nil {
-		return nil, err
-	}
-	group, err := r.Cgroups.Pod(container.QOS(p), string(t.UID), r.podLimits(p))
-	if err != nil {
-		return nil, err
-	}
-	_ = group // containers are put below it by name
 	pause, err := r.Cgroups.Pause(a.ID)
 	if err != nil {
 		return nil, err
@@ -141,7 +133,12 @@ func (r *Runtime) buildSandbox(ctx context.Context, t pod.Target, a pod.EnsureSa
 		}
 		closeAll(asked)
 	}
+	furnished := make(chan error, 1)
+	go func() { furnished <- r.furnish(ctx, t, names, ips, report) }() // awaited below
 	s, err := r.Sandboxes.Ensure(ctx, want)
+	if furnishErr := <-furnished; err == nil {
+		err = furnishErr
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -150,11 +147,29 @@ func (r *Runtime) buildSandbox(ctx context.Context, t pod.Target, a pod.EnsureSa
 			return nil, err
 		}
 	}
-	if err := r.writeNetworkFiles(t, names, ips, report); err != nil {
-		return nil, err
-	}
 	r.live(t.UID).setSandbox(s)
 	return ips, nil
+}
+
+// furnish makes what containers find in their pod and the pause process does
+// without: it is made beside it.
+func (r *Runtime) furnish(ctx context.Context, t pod.Target, names container.Names, ips []netip.Addr, report func(pod.Fact)) error {
+	if err := volumes.Shm(ctx, r.volumesPod(t)); err != nil {
+		return err
+	}
+	// Containers are put below it by name.
+	if _, err := r.Cgroups.Pod(container.QOS(t.Pod), string(t.UID), r.podLimits(t.Pod)); err != nil {
+		return err
+	}
+	if err := r.writeNetworkFiles(t, names, ips, report); err != nil {
+		return err
+	}
+	for _, c := range t.Pod.Spec.Containers { // init containers have time
+		if err := r.makeDirs(t, c.Name, 0); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // writeNetworkFiles writes what every container of the pod finds at /etc/hosts,
