@@ -68,6 +68,10 @@ func (w *world) setUp() error {
 			return err
 		}
 	}
+	// In memory, as /run is on users' machines.
+	if err := unix.Mount("podd-bench", filepath.Join(w.dir, "run"), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755"); err != nil {
+		return fmt.Errorf("cannot mount a file system in memory: %w", err)
+	}
 	if err := w.makeFifo(); err != nil {
 		return err
 	}
@@ -508,9 +512,11 @@ func (w *world) close() {
 			os.Remove(filepath.Join(g, d)) // what is not empty was told above
 		}
 	}
-	root := filepath.Join(w.dir, "root")
-	if err := unix.Unmount(root, unix.MNT_DETACH); err != nil && err != unix.EINVAL && err != unix.ENOENT {
-		fmt.Fprintf(os.Stderr, "bench: cannot unmount %s: %v\n", root, err)
+	for _, name := range []string{"root", "run"} {
+		at := filepath.Join(w.dir, name)
+		if err := unix.Unmount(at, unix.MNT_DETACH); err != nil && err != unix.EINVAL && err != unix.ENOENT {
+			fmt.Fprintf(os.Stderr, "bench: cannot unmount %s: %v\n", at, err)
+		}
 	}
 	if err := os.RemoveAll(w.dir); err != nil {
 		fmt.Fprintln(os.Stderr, "bench: cannot remove the working directory:", err)
