@@ -35,8 +35,6 @@ type Field struct {
 	Support Support
 	// Note is the reason of a refusal or a warning, or what is special.
 	Note string
-	// Tests are the names of the tests that show the field's effect.
-	Tests []string
 }
 
 const (
@@ -212,7 +210,7 @@ var Fields = []Field{
 	{Path: "spec.containers[].securityContext.seccompProfile.localhostProfile", Support: Honoured},
 	{Path: "spec.containers[].securityContext.appArmorProfile", Support: Refused, Note: noConfinement},
 	{Path: "spec.containers[].stdin", Support: Honoured},
-	{Path: "spec.containers[].stdinOnce", Support: Honoured},
+	{Path: "spec.containers[].stdinOnce", Support: Warned, Note: "nothing attaches to a container's input yet"},
 	{Path: "spec.containers[].tty", Support: Honoured},
 
 	{Path: "spec.ephemeralContainers", Support: Refused, Note: "they are added to a running pod, never by a manifest"},
@@ -375,15 +373,16 @@ func refusal(path string, f *Field) string {
 	return "not supported here: " + f.Note
 }
 
-// WriteTable writes the support table as Markdown.
-func WriteTable(w io.Writer) error {
+// WriteTable writes the support table as Markdown. shownBy names the tests that
+// show a field's effect, by the field's path.
+func WriteTable(w io.Writer, shownBy map[string][]string) error {
 	var b strings.Builder
 	b.WriteString("| Field | Support | Note | Shown by |\n|---|---|---|---|\n")
 	cell := strings.NewReplacer("|", `\|`, "\n", " ")
 	for _, f := range Fields {
-		tests := make([]string, len(f.Tests))
-		for i, t := range f.Tests {
-			tests[i] = "`" + t + "`"
+		tests := make([]string, 0, len(shownBy[f.Path]))
+		for _, t := range shownBy[f.Path] {
+			tests = append(tests, "`"+t+"`")
 		}
 		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", f.Path, f.Support, cell.Replace(f.Note), strings.Join(tests, ", "))
 	}
