@@ -57,8 +57,8 @@ func inputs(t testing.TB, dir string) []string {
 // Each file is named after the mistake in it; the messages are beside it.
 // Fields that have one value here are shown by the refusal of others.
 //
-// shows: spec.containers[].env[].valueFrom.fieldRef.apiVersion spec.containers[].resizePolicy[]
-// shows: spec.containers[].securityContext.procMount spec.os spec.hostUsers
+//shows:spec.containers[].env[].valueFrom.fieldRef.apiVersion spec.containers[].resizePolicy[]
+//shows:spec.containers[].securityContext.procMount spec.os spec.hostUsers
 func TestMistakesAreShownWithPlaceExpectationAndFinding(t *testing.T) {
 	files := inputs(t, "bad")
 	for _, file := range files {

@@ -18,7 +18,7 @@ const repository = "../.."
 // shownBy reads from the tests which fields they show, and returns the tests of
 // each field. A test that shows a field fails where the field has no effect. It
 // says so itself: a script by lines "# shows: FIELD…" before its first command,
-// a Go test by lines "//shows: FIELD…" at the end of its comment.
+// a Go test by lines "//shows:FIELD…" at the end of its comment.
 func shownBy(t *testing.T) map[string][]string {
 	t.Helper()
 	shown := map[string][]string{}
@@ -63,7 +63,7 @@ func shownBy(t *testing.T) map[string][]string {
 				continue
 			}
 			for _, c := range f.Doc.List {
-				shows(f.Name.Name, c.Text, "//shows: ")
+				shows(f.Name.Name, c.Text, "//shows:")
 			}
 		}
 		return nil
