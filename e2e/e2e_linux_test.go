@@ -3,7 +3,6 @@ package e2e
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -24,35 +23,23 @@ func TestMain(m *testing.M) {
 }
 
 // buildAndRun builds podd with the race detector and podd-pause as users get it,
-// or takes both from the directory that PODD_TEST_BIN names, where nothing can
-// be built.
+// unless both are given; see [kerneltest.Build].
 func buildAndRun(m *testing.M) int {
-	if bin = os.Getenv("PODD_TEST_BIN"); bin != "" {
-		return m.Run()
-	}
 	dir, err := os.MkdirTemp("", "podd-e2e-bin")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	bin = dir
 	// The race detector's runtime would sleep for a second at each exit.
 	os.Setenv("GORACE", "atexit_sleep_ms=0")
-	for name, build := range map[string]struct {
-		cgo  string
-		args []string
-	}{
-		"podd":       {"1", []string{"-race"}},
-		"podd-pause": {"0", nil},
-	} {
-		args := append([]string{"build"}, build.args...)
-		cmd := exec.Command("go", append(args, "-o", filepath.Join(dir, name), "podd/cmd/"+name)...)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED="+build.cgo)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "cannot build %s: %v\n%s", name, err, out)
+	for pkg, args := range map[string][]string{"podd/cmd/podd": {"-race"}, "podd/cmd/podd-pause": nil} {
+		program, err := kerneltest.Build(dir, pkg, args...)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
+		bin = filepath.Dir(program)
 	}
 	return m.Run()
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -145,12 +146,27 @@ type overlay struct {
 
 // mount makes the overlay, one layer at a time where the kernel can (6.5).
 func (o overlay) mount() (*os.File, error) {
+	if takesAnything() {
+		return o.mountAtOnce()
+	}
 	f, err := o.mountByParts()
 	if errors.Is(err, errNoParts) {
 		return o.mountAtOnce()
 	}
 	return f, err
 }
+
+// takesAnything says that the kernel gathers parameters of overlayfs without a
+// look at them, for mount(2) as it was: so did Linux before 6.5. What it does not
+// know, it refuses only when all is there.
+var takesAnything = sync.OnceValue(func() bool {
+	fd, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return false // told when it is mounted
+	}
+	defer unix.Close(fd)
+	return unix.FsconfigSetFlag(fd, "podd_knows_of_no_such_flag") == nil
+})
 
 var errNoParts = errors.New("this kernel takes no layers one by one")
 

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -32,11 +31,8 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	pauseBinary = filepath.Join(dir, "podd-pause")
-	build := exec.Command("go", "build", "-ldflags=-s -w", "-o", pauseBinary, "podd/cmd/podd-pause")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "cannot build podd-pause: %v\n%s", err, out)
+	if pauseBinary, err = kerneltest.Build(dir, "podd/cmd/podd-pause", "-ldflags=-s -w"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 	code := m.Run()

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -18,6 +17,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"podd/internal/kerneltest"
 )
 
 // CVE-2019-5736: a container that gets at our executable must not change it.
@@ -391,11 +392,11 @@ func errnoFilter(nr uint32) []byte {
 
 func TestSeccompWithAndWithoutNoNewPrivs(t *testing.T) {
 	w := newWorld(t)
-	build := exec.Command("go", "build", "-ldflags=-s -w", "-o", filepath.Join(w.image, "bin/euid"), "./testdata/euid")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+	euid, err := kerneltest.Build(t.TempDir(), "podd/sandbox/testdata/euid", "-ldflags=-s -w")
+	must(t, err)
+	program, err := os.ReadFile(euid)
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(w.image, "bin/euid"), program, 0o755))
 	must(t, os.Chmod(filepath.Join(w.image, "bin/euid"), 0o755|os.ModeSetuid))
 	s := w.sandbox()
 	for _, nnp := range []bool{false, true} {

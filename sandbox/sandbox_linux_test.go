@@ -294,7 +294,11 @@ func agentMain(dir string) int {
 		return 1
 	}
 	fd, err := unix.OpenTree(unix.AT_FDCWD, filepath.Join(dir, "image"), unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err == nil { // a root is private, wherever it comes from
+		err = unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Propagation: unix.MS_PRIVATE})
+	}
 	if err != nil {
+		os.Stderr.WriteString(err.Error())
 		return 1
 	}
 	_, err = s.Start(ctx, Start{ID: strings.Repeat("c", 64), Name: "app", Rootfs: os.NewFile(uintptr(fd), ""), LogPath: filepath.Join(dir, "logs", "0.log"),

@@ -6,8 +6,11 @@
 package kerneltest
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"testing"
 )
 
@@ -37,4 +40,24 @@ func Busybox(t testing.TB) string {
 	path, err := exec.LookPath("busybox")
 	Need(t, err == nil, "busybox (Debian package busybox-static)")
 	return path
+}
+
+// Build builds a command of this module into dir, without cgo unless -race asks
+// for it, and returns its path. Where nothing can be built, as in a small virtual machine, the directory
+// that PODD_TEST_BIN names holds the programs.
+func Build(dir, pkg string, args ...string) (path string, err error) {
+	if given := os.Getenv("PODD_TEST_BIN"); given != "" {
+		return filepath.Join(given, filepath.Base(pkg)), nil
+	}
+	path = filepath.Join(dir, filepath.Base(pkg))
+	build := exec.Command("go", append(append([]string{"build"}, args...), "-o", path, pkg)...)
+	cgo := "CGO_ENABLED=0"
+	if slices.Contains(args, "-race") {
+		cgo = "CGO_ENABLED=1"
+	}
+	build.Env = append(os.Environ(), cgo)
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("cannot build %s: %w\n%s", pkg, err, out)
+	}
+	return path, nil
 }

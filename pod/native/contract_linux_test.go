@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"testing"
@@ -39,11 +38,8 @@ func buildPause(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	pauseBinary = filepath.Join(dir, "podd-pause")
-	build := exec.Command("go", "build", "-o", pauseBinary, "podd/cmd/podd-pause")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "cannot build podd-pause: %v\n%s", err, out)
+	if pauseBinary, err = kerneltest.Build(dir, "podd/cmd/podd-pause"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	return m.Run()
