@@ -16,9 +16,10 @@ endif
 
 # Debian packages: for the demo, and for the tests on top of it.
 DEMO_PACKAGES := ca-certificates
+VM_PACKAGES := busybox-static qemu-system-x86 seabios cpio kmod e2fsprogs xz-utils
 TEST_PACKAGES := $(DEMO_PACKAGES) busybox-static gcc libc6-dev python3-seccomp
 
-.PHONY: help run test soak build install uninstall bench fuzz lint check go-ready packages-demo packages-test demo-images clean
+.PHONY: help run test test-vm soak build install uninstall bench fuzz lint check go-ready packages-demo packages-test demo-images clean
 
 help: ## list what make can do
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +38,10 @@ demo-images: go-ready
 test: go-ready packages-test build demo-images ## run every test, kernel tests included, as root
 	@.ci/prometheus $(CACHE)/prometheus
 	@.ci/test
+
+test-vm: go-ready ## run the kernel's tests in a virtual machine: Debian's kernel, cgroup v2
+	@.ci/packages $(VM_PACKAGES)
+	@vm/test.sh $(CACHE)/vm
 
 soak: go-ready packages-test ## create and delete many pods, and look for what is left
 	@$(SUDO) env "PATH=$$PATH" PODD_KERNEL_TESTS=require PODD_SOAK_PODS=2000 CGO_ENABLED=1 $(GO) test -timeout 60m -run TestNothingIsLeft -v ./e2e

@@ -54,7 +54,7 @@ func load(t *testing.T, s *Store, img v1.Image, names ...string) *Image {
 
 func TestRootfsOfManyLayers(t *testing.T) {
 	for _, n := range []int{1, 3, 127} {
-		for _, way := range []string{"by parts", "at once"} {
+		for _, way := range []string{"as the kernel can", "at once"} {
 			t.Run(fmt.Sprintf("%d layers, %s", n, way), func(t *testing.T) {
 				s := testStore(t)
 				img := load(t, s, stacked(t, n), "example.com/stack:1")
@@ -68,7 +68,7 @@ func TestRootfsOfManyLayers(t *testing.T) {
 					t.Fatal(err)
 				}
 				before := read(t, "/proc/self/mountinfo")
-				mount, err := o.mountByParts()
+				mount, err := o.mount()
 				if way == "at once" {
 					mount, err = o.mountAtOnce()
 				}
