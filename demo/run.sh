@@ -83,12 +83,22 @@ ships each line as JSON. In another terminal, in this directory:
   $cmd exec web -- touch /tmp/sick                 liveness fails: httpd restarts
   curl http://127.0.0.1:$port/metrics/state           Prometheus metrics (also /metrics, /metrics/probes, /metrics/cadvisor)
   curl http://127.0.0.1:$port/pods                    the pods with their status, as a kubelet says it
-  kill -9 $agent                                     the agent dies; the pod does not notice
+  kill -9 $agent                                     the agent dies and is started again; the pod does not notice
 
 Edit manifests/web.yaml and save: the change is applied at once.
 Ctrl-C stops the pods and the agent.
 EOT
 if [ -n "${PODD_DEMO_ONCE:-}" ]; then exit 0; fi
-wait "$agent"
-say "The agent ended; its pods go on. Run make run again to take them over."
-trap - INT TERM EXIT
+# An agent that dies is started again, as systemd would.
+while :; do
+  began=$SECONDS
+  wait "$agent" 2>/dev/null || true
+  if [ $((SECONDS - began)) -lt 2 ]; then
+    say "The agent ends as soon as it starts:" >&2
+    tail -5 "$run/agent.log" >&2
+    exit 1
+  fi
+  say "The agent ended; its pods go on. Starting it again."
+  run_agent manifests &
+  agent=$!
+done
