@@ -79,13 +79,16 @@ printf '127.0.0.1 localhost vm\n' >"$tree/etc/hosts"
 printf 'nameserver 192.0.2.53\n' >"$tree/etc/resolv.conf"
 install -m 0755 vm/init "$tree/init"
 modules=lib/modules/$version
+from=$cache/kernel/$modules
+[ -d "$from" ] || from=$cache/kernel/usr/$modules
+mkdir -p "$tree/$modules"
 for part in kernel/net kernel/lib kernel/crypto kernel/arch kernel/fs/overlayfs kernel/drivers/net/veth.ko kernel/drivers/net/dummy.ko \
   kernel/drivers/virtio kernel/drivers/block/virtio_blk.ko; do
-  [ -e "$cache/kernel/$modules/$part" ] || continue
+  found=$(ls -d "$from/$part"*) || continue # perhaps .ko.xz
   mkdir -p "$tree/$modules/$(dirname $part)"
-  cp -a "$cache/kernel/$modules/$part" "$tree/$modules/$part"
+  cp -a $found "$tree/$modules/$(dirname $part)/"
 done
-cp "$cache/kernel/$modules"/modules.{order,builtin,builtin.modinfo} "$tree/$modules/"
+cp "$from"/modules.{order,builtin,builtin.modinfo} "$tree/$modules/"
 find "$tree/$modules" -name '*.ko.xz' -exec xz -d {} +
 depmod -b "$tree" "$version"
 (cd "$tree" && find . | cpio -o -H newc --quiet) | gzip -1 >"$cache/initramfs.gz"
@@ -106,11 +109,16 @@ timeout 3000 qemu-system-x86_64 -accel tcg,thread=multi -cpu qemu64 -smp 2 -m 40
     -e 's/^podd-vm kernel \(.*\)/Linux \1, cgroup v2/p' \
     -e 's/^podd-vm no-module \(.*\)/module \1 is missing/p' \
     -e 's/^podd-vm result \([^ ]*\) 0 \([0-9]*\) 0 \([0-9]*\)$/ok    \1: \2 passed in \3 s/p' \
-    -e 's/^podd-vm result \([^ ]*\) \([0-9]*\) \([0-9]*\) \([0-9]*\) \([0-9]*\)$/done  \1: exit code \2, \3 passed, \4 skipped in \5 s/p'
+    -e 's/^podd-vm result \([^ ]*\) \([0-9]*\) \([0-9]*\) \([0-9]*\) \([0-9]*\)$/done  \1: exit code \2, \3 passed, \4 skipped in \5 s/p' || true
 echo "$((SECONDS - begin)) s"
 if ! grep -q '^podd-vm end' "$log"; then
   tail -n 30 "$log" >&2
   echo "the machine did not come to its end; its console is in $log." >&2
   exit 1
 fi
-! grep '^podd-vm result' "$log" | grep -qv '^podd-vm result [^ ]* 0 [0-9]* 0 '
+good=$(grep -c '^podd-vm result [^ ]* 0 [1-9][0-9]* 0 ' "$log" || true)
+wanted=$(wc -l <"$tree/podd/list")
+if [ "$wanted" = 0 ] || [ "$good" != "$wanted" ]; then
+  echo "$good of $wanted packages passed without a skipped test." >&2
+  exit 1
+fi

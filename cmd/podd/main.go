@@ -78,7 +78,7 @@ probes, logs and metrics. No cluster is needed.
 		&cobra.Group{ID: "files", Title: "Manifests and images:"},
 	)
 	for group, commands := range map[string][]*cobra.Command{
-		"agent": {runCommand(g), downCommand(g), versionCommand(g)},
+		"agent": {runCommand(g), downCommand(g), doctorCommand(g), versionCommand(g)},
 		"pods":  {getCommand(g), describeCommand(g), logsCommand(g), execCommand(g), restartCommand(g)},
 		"files": {checkCommand(), imageCommand(g)},
 	} {

@@ -129,6 +129,9 @@ func (o *runOptions) run(ctx context.Context, given func(string) bool) error {
 	if err := o.validate(); err != nil {
 		return err
 	}
+	if err := obstacles(o.rootDir, o.bridge); err != nil {
+		return err
+	}
 	// Nobody but the kernel and its own kind looks into the agent: no ptrace,
 	// no core with what pods were told.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {

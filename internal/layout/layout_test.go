@@ -36,6 +36,7 @@ var allowed = []struct {
 	{"volumes", nil, "leaf"},
 	{"probes", nil, "leaf"},
 	{"logs", nil, "leaf"},
+	{"doctor", nil, "leaf"},
 	{"metrics", []string{"pod"}, "reads snapshots"},
 	{"api", []string{"pod", "logs"}, "reads snapshots; exec passes through the manager"},
 	{"demo", []string{}, "recipes"},

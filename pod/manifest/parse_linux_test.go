@@ -58,7 +58,8 @@ func inputs(t testing.TB, dir string) []string {
 // Fields that have one value here are shown by the refusal of others.
 //
 //shows:spec.containers[].env[].valueFrom.fieldRef.apiVersion spec.containers[].resizePolicy[]
-//shows:spec.containers[].securityContext.procMount spec.os spec.hostUsers
+//shows:spec.containers[].resizePolicy[].resourceName spec.containers[].resizePolicy[].restartPolicy
+//shows:spec.containers[].securityContext.procMount spec.os spec.os.name spec.hostUsers
 func TestMistakesAreShownWithPlaceExpectationAndFinding(t *testing.T) {
 	files := inputs(t, "bad")
 	for _, file := range files {

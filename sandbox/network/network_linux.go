@@ -83,6 +83,7 @@ func Open(ctx context.Context, c Config) (*Network, error) {
 		if err := n.fw.ensure(n.bridge, n.prefixes); err != nil {
 			return err
 		}
+		n.passForeign()
 		link, err := ensureBridge(n.nl, n.bridge, n.mtu, n.prefixes)
 		if err != nil {
 			return err
