@@ -104,7 +104,7 @@ func cgroups(h Host) Finding {
 	}
 	if len(missing) > 0 {
 		return warn("reboot with cgroup_enable=memory and without cgroup_disable= on the kernel's command line",
-			"%s without %s: such limits of pods do nothing", version, strings.Join(missing, ", "))
+			"%s without %s: pods that set such limits are refused", version, strings.Join(missing, ", "))
 	}
 	owner := "nobody manages its root"
 	if h.read("/proc/1/comm") == "systemd" {
@@ -226,6 +226,7 @@ func limits(h Host) Finding {
 			return warn(fmt.Sprintf("sysctl -w %s=%d", key, l.least), "%s is %d: %s", key, n, l.why)
 		}
 	}
+	// The hard limit: the Go runtime raises the soft one to it.
 	for line := range strings.Lines(h.read("/proc/self/limits")) {
 		if rest, found := strings.CutPrefix(line, "Max open files"); found {
 			if f := strings.Fields(rest); len(f) >= 2 {

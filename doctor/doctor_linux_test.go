@@ -106,7 +106,7 @@ func TestBrokenHosts(t *testing.T) {
 		{"resolved", fakeKernel{}, map[string]string{"/etc/resolv.conf": "nameserver 127.0.0.53\n", "/run/systemd/resolve/resolv.conf": "nameserver 192.0.2.1\n"}, "resolv.conf", Warn, "/run/systemd/resolve/resolv.conf"},
 		{"dnsmasq", fakeKernel{}, map[string]string{"/etc/resolv.conf": "nameserver 127.0.0.1\nnameserver ::1\n"}, "resolv.conf", Warn, "only loopback"},
 		{"no-resolv-conf", fakeKernel{}, map[string]string{"/etc/resolv.conf": "gone"}, "resolv.conf", Warn, "no name servers"},
-		{"few-files", fakeKernel{}, map[string]string{"/proc/self/limits": "Max open files            1024                 524288               files\n"}, "limits", Warn, "1024 open files"},
+		{"few-files", fakeKernel{}, map[string]string{"/proc/self/limits": "Max open files            1024                 1024                 files\n"}, "limits", Warn, "1024 open files"},
 		{"few-pids", fakeKernel{}, map[string]string{"/proc/sys/kernel/pid_max": "4096\n"}, "limits", Warn, "kernel.pid_max is 4096"},
 		{"selinux", fakeKernel{}, map[string]string{"/sys/fs/selinux/enforce": "1"}, "lsm", Warn, "SELinux enforces"},
 		{"private-tmp", fakeKernel{}, map[string]string{"/proc/self/ns/mnt": "mnt:[2]"}, "mounts", Warn, "PID 1's mount namespace"},
