@@ -60,7 +60,7 @@ func FuzzLogKeepsEveryByte(f *testing.F) {
 	f.Add(bytes.Repeat([]byte("x"), 40000), 1000)
 	f.Fuzz(func(t *testing.T, in []byte, size int) {
 		if bytes.IndexByte(in, '\r') >= 0 || size <= 0 {
-			return // stream splits lines at these itself
+			return // before a newline it is not kept
 		}
 		s := stream{tag: "stderr"}
 		var log []byte
