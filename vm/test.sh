@@ -62,8 +62,8 @@ cp "$(command -v busybox)" "$tree/bin/busybox"
 for applet in $(busybox --list); do
   [ "$applet" = busybox ] || ln -sf /bin/busybox "$tree/bin/$applet"
 done
-for program in bash tar stat dd cp find ps; do
-  path=$(command -v $program) || continue
+for program in bash tar stat dd cp find ps nft; do
+  path=$(command -v $program || ls /usr/sbin/$program 2>/dev/null) || continue
   rm -f "$tree/bin/$program"
   cp -L "$path" "$tree/bin/$program"
   ldd "$path" 2>/dev/null | grep -o '/[^ ]*' | while read -r lib; do
