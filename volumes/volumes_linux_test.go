@@ -759,7 +759,6 @@ func TestFileTree(t *testing.T) {
 	}
 }
 
-//shows:spec.securityContext.fsGroupChangePolicy
 func TestSetGroup(t *testing.T) {
 	kerneltest.Root(t)
 	build := func(t *testing.T) string {

@@ -239,7 +239,7 @@ var Fields = []Field{
 	{Path: "spec.securityContext.sysctls[]", Support: Honoured},
 	{Path: "spec.securityContext.sysctls[].name", Support: Honoured},
 	{Path: "spec.securityContext.sysctls[].value", Support: Honoured},
-	{Path: "spec.securityContext.fsGroupChangePolicy", Support: Honoured},
+	{Path: "spec.securityContext.fsGroupChangePolicy", Support: Warned, Note: "volumes that get the group are new and empty here"},
 	{Path: "spec.securityContext.seccompProfile", Support: Honoured},
 	{Path: "spec.securityContext.seccompProfile.type", Support: Honoured},
 	{Path: "spec.securityContext.seccompProfile.localhostProfile", Support: Honoured},
