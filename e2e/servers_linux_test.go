@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/rogpeppe/go-internal/testscript"
@@ -28,9 +29,14 @@ import (
 // makeImages writes the archives that scripts find in $IMAGES.
 func makeImages(t *testing.T) (dir string) {
 	dir = t.TempDir()
+	data := func(content string) v1.Image {
+		return testimage.Busybox(t, testimage.Files(testimage.Dir("www/sub", 0o755), testimage.File("www/sub/index.html", 0o644, content+"\n")))
+	}
 	for file, archive := range map[string]string{
 		"busybox.tar": testimage.Archive(t, testimage.Busybox(t), "docker.io/library/busybox:1.36"),
 		"late.tar":    testimage.Archive(t, testimage.Busybox(t, testimage.Label("late", "yes")), "docker.io/library/late:1.0"),
+		"data1.tar":   testimage.Archive(t, data("one"), "docker.io/library/data:1.0"),
+		"data2.tar":   testimage.Archive(t, data("two"), "docker.io/library/data:1.0"),
 		"app.tar": testimage.Archive(t, testimage.Busybox(t,
 			testimage.Entrypoint("/bin/sh", "-c"), testimage.Cmd("echo image command in $PWD as $(id -u) with $FROM_IMAGE; sleep 1000"),
 			testimage.Env("FROM_IMAGE=image", "OVERRIDDEN=image"), testimage.WorkingDir("/home"), testimage.User("app"),

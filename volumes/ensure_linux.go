@@ -23,9 +23,12 @@ func Ensure(ctx context.Context, p Pod, v v1.Volume) error {
 		return err
 	}
 	var err error
-	if v.EmptyDir != nil {
+	switch {
+	case v.EmptyDir != nil:
 		err = ensureEmptyDir(ctx, p, v)
-	} else {
+	case v.Image != nil:
+		err = ensureImageDir(p, v)
+	default:
 		err = ensureHostPath(v.HostPath)
 	}
 	if err != nil {
@@ -40,6 +43,9 @@ func Present(p Pod, v v1.Volume) bool {
 	if check(p, v) != nil {
 		return false
 	}
+	if v.Image != nil {
+		return true // mounted when a container needs it
+	}
 	root, err := openVolume(p, v)
 	if err != nil {
 		return false
@@ -50,10 +56,14 @@ func Present(p Pod, v v1.Volume) bool {
 
 // openVolume opens the root of a volume that is set up.
 func openVolume(p Pod, v v1.Volume) (*os.File, error) {
-	if v.EmptyDir != nil {
+	switch {
+	case v.EmptyDir != nil:
 		return openEmptyDir(p, v)
+	case v.Image != nil:
+		return openImage(p, v)
+	default:
+		return openHostPath(v.HostPath)
 	}
-	return openHostPath(v.HostPath)
 }
 
 // openIn opens rel, which must stay below dir and name no symbolic link on its

@@ -51,7 +51,7 @@ func tree(p Pod, v v1.Volume, m v1.VolumeMount, subPath string) (*os.File, error
 	}
 	defer source.Close()
 	if subPath != "" {
-		sub, err := resolveSubPath(source, subPath)
+		sub, err := resolveSubPath(source, subPath, v.Image == nil)
 		if err != nil {
 			return nil, err
 		}
@@ -83,7 +83,7 @@ func tree(p Pod, v v1.Volume, m v1.VolumeMount, subPath string) (*os.File, error
 	copied := os.NewFile(uintptr(fd), source.Name())
 	// Nobody can see the copy yet, so between the two calls nothing leaks.
 	err = setattr(copied, unix.AT_RECURSIVE, unix.MountAttr{Propagation: propagation})
-	if err == nil && m.ReadOnly {
+	if err == nil && (m.ReadOnly || v.Image != nil) {
 		flags := uint(0)
 		if m.RecursiveReadOnly != nil && *m.RecursiveReadOnly != v1.RecursiveReadOnlyDisabled {
 			flags = unix.AT_RECURSIVE
@@ -192,7 +192,8 @@ const beneath = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS
 
 // resolveSubPath opens subPath below root and makes the directories that are
 // missing. Source: openat2(2), RESOLVE_BENEATH.
-func resolveSubPath(root *os.File, subPath string) (*os.File, error) {
+// Without create nothing is made.
+func resolveSubPath(root *os.File, subPath string, create bool) (*os.File, error) {
 	if path.IsAbs(subPath) {
 		return nil, fmt.Errorf("subPath %q must be a relative path", subPath)
 	}
@@ -215,6 +216,9 @@ func resolveSubPath(root *os.File, subPath string) (*os.File, error) {
 		}
 		if !errors.Is(err, unix.ENOENT) {
 			break
+		}
+		if !create {
+			return nil, fmt.Errorf("subPath %q is not in the volume", subPath)
 		}
 		if err = makeMissing(root, parts); err != nil && !errors.Is(err, unix.ENOENT) {
 			break

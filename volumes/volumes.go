@@ -2,6 +2,7 @@ package volumes
 
 import (
 	"fmt"
+	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -19,6 +20,11 @@ type Pod struct {
 
 	// FSGroup becomes the group of volumes that support ownership; nil: none.
 	FSGroup *int64
+
+	// Images finds the image that a name means now, by its id (<algorithm>:<hex>),
+	// and how to mount it: read-only, detached, the caller closes it. nil where no
+	// volume is an image.
+	Images func(reference string) (id string, mount func() (*os.File, error), err error)
 
 	// NodeMemoryBytes and PodMemoryLimit bound each memory-backed volume; 0 is
 	// unknown and none.
@@ -45,7 +51,7 @@ type Usage struct {
 }
 
 // Kinds lists the field names of the volume kinds that are served, sorted.
-func Kinds() []string { return []string{"emptyDir", "hostPath"} }
+func Kinds() []string { return []string{"emptyDir", "hostPath", "image"} }
 
 // kindOf returns the field name of the source that v has, "" without one.
 func kindOf(v v1.Volume) string {

@@ -289,8 +289,8 @@ func TestKindsThatAreNotServedAreNamed(t *testing.T) {
 		source v1.VolumeSource
 		want   string
 	}{
-		{v1.VolumeSource{NFS: &v1.NFSVolumeSource{}}, `volume "v": volume kind nfs not supported here; supported: emptyDir, hostPath`},
-		{v1.VolumeSource{}, `volume "v": a volume without a kind is not supported here; supported: emptyDir, hostPath`},
+		{v1.VolumeSource{Cinder: &v1.CinderVolumeSource{}}, `volume "v": volume kind cinder not supported here; supported: ` + strings.Join(Kinds(), ", ")},
+		{v1.VolumeSource{}, `volume "v": a volume without a kind is not supported here; supported: ` + strings.Join(Kinds(), ", ")},
 		{v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{Medium: "HugePages"}}, `volume "v": emptyDir.medium "HugePages" not supported here; supported: "", "Memory"`},
 	} {
 		v := v1.Volume{Name: "v", VolumeSource: c.source}

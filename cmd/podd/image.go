@@ -16,10 +16,13 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
+	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/duration"
 
 	"podd/api"
 	"podd/images"
+	"podd/pod/store"
+	"podd/volumes"
 )
 
 func imageCommand(g *globals) *cobra.Command {
@@ -217,32 +220,83 @@ func imagePrune(g *globals) *cobra.Command {
 	return c
 }
 
-// imagesInUse asks the agent; without one no container runs that it knows of.
+// imagesInUse asks the agent, or without one the records of pods, which go on
+// while there is no agent.
 func imagesInUse(ctx context.Context, g *globals) (func(id string) bool, error) {
+	var refs []string
 	list, err := g.client().Pods(ctx)
-	if errors.Is(err, api.ErrNoAgent) {
-		return nil, nil
-	}
-	if err != nil {
+	switch {
+	case errors.Is(err, api.ErrNoAgent):
+		if refs, err = imagesOfRecords(g); err != nil {
+			return nil, err
+		}
+	case err != nil:
 		return nil, err
-	}
-	named := map[string]bool{}
-	for _, p := range list.Items {
-		for _, c := range append(p.Spec.InitContainers, p.Spec.Containers...) {
-			named[c.Image] = true
+	default:
+		for i := range list.Items {
+			refs = append(refs, imagesOf(&list.Items[i])...)
 		}
 	}
 	s, err := openImages(g, nil, logr.Discard())
 	if err != nil {
 		return nil, err
 	}
-	ids := map[string]bool{}
-	for ref := range named {
+	ids, err := volumes.MountedImages(filepath.Join(g.rootDir, "pods"))
+	if err != nil {
+		return nil, err
+	}
+	for _, ref := range refs {
 		if img, err := s.Find(ref); err == nil {
 			ids[img.ID] = true
 		}
 	}
 	return func(id string) bool { return ids[id] }, nil
+}
+
+// imagesOfRecords lists the names and ids of the images of recorded pods.
+func imagesOfRecords(g *globals) ([]string, error) {
+	s, err := store.Open(store.Config{RootDir: g.rootDir, RunDir: g.runDir, Logger: logr.Discard()})
+	if err != nil {
+		return nil, err
+	}
+	records, err := s.List()
+	if err != nil {
+		return nil, err
+	}
+	var refs []string
+	for _, r := range records {
+		refs = append(refs, imagesOf(r.Pod)...)
+		for _, c := range r.Observed.Containers {
+			if c.Image.ID != "" {
+				refs = append(refs, c.Image.ID)
+			}
+		}
+	}
+	return refs, nil
+}
+
+// imagesOf lists the names of the images that a pod's manifest names, and what
+// its containers were started from.
+func imagesOf(p *v1.Pod) []string {
+	var refs []string
+	for _, containers := range [][]v1.Container{p.Spec.InitContainers, p.Spec.Containers} {
+		for _, c := range containers {
+			refs = append(refs, c.Image)
+		}
+	}
+	for _, v := range p.Spec.Volumes {
+		if v.Image != nil {
+			refs = append(refs, v.Image.Reference)
+		}
+	}
+	for _, statuses := range [][]v1.ContainerStatus{p.Status.InitContainerStatuses, p.Status.ContainerStatuses} {
+		for _, s := range statuses {
+			if s.ImageID != "" {
+				refs = append(refs, s.ImageID)
+			}
+		}
+	}
+	return refs
 }
 
 // gcPeriod is how often the kubelet looks for images to collect.
@@ -259,14 +313,18 @@ func (a *agent) collectImages(ctx context.Context) {
 		case <-tick.C:
 		}
 		named := map[string]bool{}
-		ids := map[string]bool{}
+		ids, err := volumes.MountedImages(filepath.Join(a.rootDir, "pods"))
+		if err != nil {
+			a.log.Error(err, "images are not collected")
+			continue
+		}
 		pods, _ := a.board.Snapshot()
 		for _, p := range pods {
-			for _, c := range append(slices.Clone(p.Spec.InitContainers), p.Spec.Containers...) {
-				if familiar, err := images.Familiar(c.Image); err == nil {
+			for _, ref := range imagesOf(p) {
+				if familiar, err := images.Familiar(ref); err == nil {
 					named[familiar] = true
 				}
-				if img, err := a.images.Find(c.Image); err == nil {
+				if img, err := a.images.Find(ref); err == nil {
 					ids[img.ID] = true
 				}
 			}

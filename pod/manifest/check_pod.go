@@ -6,6 +6,7 @@ import (
 	"math"
 	"net/netip"
 	"path"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -65,6 +66,13 @@ func (o *object) oneOf(path, value string, allowed ...string) {
 		want = strings.Join(shown[:len(shown)-1], ", ") + " or " + want
 	}
 	o.bad(path, want)
+}
+
+// image checks the name of an image as far as an API server does.
+func (o *object) image(path, name string) {
+	if name == "" || strings.TrimSpace(name) != name {
+		o.bad(path, "the name of an image, without blanks around it")
+	}
 }
 
 func (o *object) label(path, value string) {
@@ -220,6 +228,17 @@ func (o *object) checkNames(s *v1.PodSpec) {
 	if s.Subdomain != "" {
 		o.label("spec.subdomain", s.Subdomain)
 	}
+	if name := s.HostnameOverride; name != nil {
+		const at = "spec.hostnameOverride"
+		switch {
+		case len(validation.IsDNS1123Subdomain(*name)) > 0 || len(*name) > 64:
+			o.bad(at, "lower-case letters, digits, '-' and '.', at most 64, with a letter or digit at both ends of each part")
+		case s.HostNetwork:
+			o.say(at, "not together with hostNetwork")
+		case s.SetHostnameAsFQDN != nil && *s.SetHostnameAsFQDN:
+			o.say(at, "not together with setHostnameAsFQDN")
+		}
+	}
 	for i, alias := range s.HostAliases {
 		at := item("spec.hostAliases", i)
 		o.address(at+".ip", alias.IP)
@@ -369,8 +388,8 @@ func (o *object) checkVolumes(volumes []v1.Volume) map[string]string {
 		}
 		o.label(at+".name", v.Name)
 		o.unique(first, v.Name, at+".name")
-		if v.HostPath != nil && v.EmptyDir != nil {
-			o.say(at, "expected one kind of volume; found emptyDir and hostPath")
+		if kinds := kindsOf(v.VolumeSource); len(kinds) > 1 {
+			o.say(at, "expected one kind of volume; found %s", strings.Join(kinds, " and "))
 		}
 		if h := v.HostPath; h != nil {
 			if !path.IsAbs(h.Path) || hasDotDot(h.Path) {
@@ -378,6 +397,10 @@ func (o *object) checkVolumes(volumes []v1.Volume) map[string]string {
 			}
 			o.oneOf(at+".hostPath.type", string(*h.Type), "", "DirectoryOrCreate", "Directory", "FileOrCreate", "File",
 				"Socket", "CharDevice", "BlockDevice")
+		}
+		if i := v.Image; i != nil {
+			o.image(at+".image.reference", i.Reference)
+			o.oneOf(at+".image.pullPolicy", string(i.PullPolicy), "Always", "IfNotPresent", "Never")
 		}
 		if e := v.EmptyDir; e != nil {
 			if strings.HasPrefix(string(e.Medium), string(v1.StorageMediumHugePages)) {
@@ -393,6 +416,20 @@ func (o *object) checkVolumes(volumes []v1.Volume) map[string]string {
 	return first
 }
 
+// kindsOf lists the field names of the kinds that are given.
+func kindsOf(source v1.VolumeSource) []string {
+	var kinds []string
+	value := reflect.ValueOf(source)
+	for i := range value.NumField() {
+		if !value.Field(i).IsNil() {
+			name, _, _ := strings.Cut(value.Type().Field(i).Tag.Get("json"), ",")
+			kinds = append(kinds, name)
+		}
+	}
+	slices.Sort(kinds)
+	return kinds
+}
+
 func probesOf(c *v1.Container) map[string]*v1.Probe {
 	return map[string]*v1.Probe{"startupProbe": c.StartupProbe, "livenessProbe": c.LivenessProbe, "readinessProbe": c.ReadinessProbe}
 }
@@ -400,9 +437,7 @@ func probesOf(c *v1.Container) map[string]*v1.Probe {
 func (o *object) checkContainer(at string, c *v1.Container, s *v1.PodSpec, named, volumes, hostPorts map[string]string) {
 	o.label(at+".name", c.Name)
 	o.unique(named, c.Name, at+".name")
-	if c.Image == "" || strings.TrimSpace(c.Image) != c.Image {
-		o.bad(at+".image", "the name of an image, without blanks around it")
-	}
+	o.image(at+".image", c.Image)
 	o.oneOf(at+".imagePullPolicy", string(c.ImagePullPolicy), "Always", "IfNotPresent", "Never")
 	o.oneOf(at+".terminationMessagePolicy", string(c.TerminationMessagePolicy), "File", "FallbackToLogsOnError")
 	o.checkPorts(at+".ports", c.Ports, s.HostNetwork && strings.HasPrefix(at, "spec.containers"), hostPorts)
@@ -592,16 +627,14 @@ func (o *object) checkMounts(at string, c *v1.Container, volumes map[string]stri
 		}
 		switch at := at + ".recursiveReadOnly"; *m.RecursiveReadOnly {
 		case v1.RecursiveReadOnlyDisabled:
-		case v1.RecursiveReadOnlyEnabled:
-			o.say(at, "Enabled is not supported here; IfPossible is")
-		case v1.RecursiveReadOnlyIfPossible:
+		case v1.RecursiveReadOnlyEnabled, v1.RecursiveReadOnlyIfPossible:
 			if !m.ReadOnly {
 				o.say(at, "only with readOnly: true")
 			} else if propagation != v1.MountPropagationNone {
 				o.say(at, "only without mountPropagation")
 			}
 		default:
-			o.oneOf(at, string(*m.RecursiveReadOnly), "Disabled", "IfPossible")
+			o.oneOf(at, string(*m.RecursiveReadOnly), "Disabled", "IfPossible", "Enabled")
 		}
 	}
 }

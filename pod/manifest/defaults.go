@@ -33,6 +33,9 @@ func applyDefaults(p *v1.Pod) {
 		if v.HostPath != nil {
 			setDefaultPointer(&v.HostPath.Type, v1.HostPathUnset)
 		}
+		if v.Image != nil {
+			setDefault(&v.Image.PullPolicy, pullPolicy(v.Image.Reference))
+		}
 		if v.EmptyDir != nil && v.EmptyDir.SizeLimit != nil {
 			v.EmptyDir.SizeLimit.RoundUp(resource.Milli)
 		}

@@ -111,7 +111,9 @@ var Fields = []Field{
 	{Path: "spec.volumes[].storageos", Support: Refused},
 	{Path: "spec.volumes[].csi", Support: Refused},
 	{Path: "spec.volumes[].ephemeral", Support: Refused},
-	{Path: "spec.volumes[].image", Support: Refused},
+	{Path: "spec.volumes[].image", Support: Honoured},
+	{Path: "spec.volumes[].image.reference", Support: Honoured},
+	{Path: "spec.volumes[].image.pullPolicy", Support: Honoured},
 
 	{Path: "spec.initContainers[]", Support: Honoured, Note: "fields as in spec.containers[]"},
 	{Path: "spec.initContainers[].restartPolicy", Support: Honoured, Note: "Always makes a sidecar; other values are refused"},
@@ -154,7 +156,7 @@ var Fields = []Field{
 	{Path: "spec.containers[].volumeMounts[]", Support: Honoured},
 	{Path: "spec.containers[].volumeMounts[].name", Support: Honoured},
 	{Path: "spec.containers[].volumeMounts[].readOnly", Support: Honoured},
-	{Path: "spec.containers[].volumeMounts[].recursiveReadOnly", Support: Honoured, Note: "Disabled, IfPossible; Enabled is refused"},
+	{Path: "spec.containers[].volumeMounts[].recursiveReadOnly", Support: Honoured},
 	{Path: "spec.containers[].volumeMounts[].mountPath", Support: Honoured},
 	{Path: "spec.containers[].volumeMounts[].subPath", Support: Honoured},
 	{Path: "spec.containers[].volumeMounts[].mountPropagation", Support: Honoured},
@@ -275,7 +277,7 @@ var Fields = []Field{
 	{Path: "spec.schedulingGates", Support: Refused, Note: "a gate would keep the pod from starting, and nobody lifts it"},
 	{Path: "spec.resourceClaims", Support: Refused, Note: noClaims},
 	{Path: "spec.resources", Support: Refused, Note: "give resources to the containers"},
-	{Path: "spec.hostnameOverride", Support: Refused, Note: "use hostname"},
+	{Path: "spec.hostnameOverride", Support: Honoured},
 	{Path: "spec.schedulingGroup", Support: Refused, Note: noScheduling},
 	{Path: "spec.evictionResponders", Support: Refused},
 }
@@ -332,12 +334,16 @@ func homeOf(path, name string) string {
 	if len(below) > 0 {
 		all = below
 	}
-	// Of several the one nearest to the pod, if there is only one such.
+	// Of several the one nearest to the pod, if there is only one such, or what
+	// every pod has.
 	depth := func(p string) int { return strings.Count(p, ".") }
 	home, alone := "", false
 	for _, h := range all {
 		switch {
 		case home == "" || depth(h) < depth(home):
+			home, alone = h, true
+		case home == "spec.containers[]":
+		case h == "spec.containers[]":
 			home, alone = h, true
 		case depth(h) == depth(home):
 			alone = false

@@ -4,14 +4,25 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
+
+	v1 "k8s.io/api/core/v1"
 
 	"podd/images"
 	"podd/pod"
 )
 
-// ensureImage finds or pulls a container's image by the rules of its policy.
+// ensureImage finds or pulls a container's image by the rules of its policy, and
+// before it the images that it mounts as volumes: what is wrong with one of these
+// is shown by the containers that mount it, as kubelets do.
 func (r *Runtime) ensureImage(ctx context.Context, t pod.Target, a pod.EnsureImage, report func(pod.Fact)) {
+	for _, v := range imageVolumes(t.Pod, containerOf(t.Pod, a.Container)) {
+		if err := r.ensureVolumeImage(ctx, v, report); err != nil {
+			imageFailed(ctx, a.Container, v.Image.Reference, err, report)
+			return
+		}
+	}
 	res, err := r.Images.Ensure(ctx, images.Request{
 		Ref: a.Image, Policy: string(a.Policy),
 		Pulling: func() {
@@ -28,10 +39,41 @@ func (r *Runtime) ensureImage(ctx context.Context, t pod.Target, a pod.EnsureIma
 		})
 		return
 	}
+	imageFailed(ctx, a.Container, a.Image, err, report)
+}
+
+// ensureVolumeImage finds or pulls the image of a volume. Its events are about
+// the pod.
+func (r *Runtime) ensureVolumeImage(ctx context.Context, v v1.Volume, report func(pod.Fact)) error {
+	res, err := r.Images.Ensure(ctx, images.Request{
+		Ref: v.Image.Reference, Policy: string(v.Image.PullPolicy),
+		Pulling: func() {
+			report(pod.Noted{At: now(), Reason: "Pulling", Message: fmt.Sprintf("Pulling image %q", v.Image.Reference)})
+		},
+	}, time.Now())
+	if err == nil && res.Pulled {
+		report(pod.Noted{At: now(), Reason: "Pulled", Message: res.Message(v.Image.Reference)})
+	}
+	return err
+}
+
+// imageVolumes lists the volumes that a container mounts and that are images.
+func imageVolumes(p *v1.Pod, c *v1.Container) []v1.Volume {
+	var found []v1.Volume
+	for _, v := range p.Spec.Volumes {
+		if v.Image != nil && slices.ContainsFunc(c.VolumeMounts, func(m v1.VolumeMount) bool { return m.Name == v.Name }) {
+			found = append(found, v)
+		}
+	}
+	return found
+}
+
+// imageFailed reports why an image that a container needs is not there.
+func imageFailed(ctx context.Context, container, image string, err error, report func(pod.Fact)) {
 	if ctx.Err() != nil {
 		return
 	}
-	failed := pod.ImageFailed{At: now(), Container: a.Container, Image: a.Image, Reason: "ErrImagePull", Message: err.Error()}
+	failed := pod.ImageFailed{At: now(), Container: container, Image: image, Reason: "ErrImagePull", Message: err.Error()}
 	var e *images.EnsureError
 	if errors.As(err, &e) {
 		failed.Reason = e.Reason

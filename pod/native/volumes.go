@@ -45,7 +45,17 @@ func (r *Runtime) volumesPod(t pod.Target) volumes.Pod {
 	if sc := t.Pod.Spec.SecurityContext; sc != nil {
 		p.FSGroup = sc.FSGroup
 	}
+	p.Images = r.volumeImage
 	return p
+}
+
+// volumeImage finds an image for a volume; see [volumes.Pod].
+func (r *Runtime) volumeImage(ref string) (id string, mount func() (*os.File, error), err error) {
+	img, err := r.Images.Find(ref)
+	if err != nil {
+		return "", nil, err
+	}
+	return img.ID, func() (*os.File, error) { return r.Images.Rootfs(context.Background(), img, "", true) }, nil
 }
 
 // mounted reports whether a container of the pod mounts the volume.
