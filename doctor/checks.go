@@ -108,7 +108,10 @@ func cgroups(h Host) Finding {
 	}
 	owner := "nobody manages its root"
 	if h.read("/proc/1/comm") == "systemd" {
-		owner = "systemd manages its root; the unit needs Delegate=yes"
+		owner = "systemd manages its root"
+		if h.exists(filepath.Join(v2, "podd.slice/podd-pods.service")) {
+			owner += " and leaves podd.slice/podd-pods.service to podd"
+		}
 	}
 	return ok("%s with cpu, memory, pids; %s", version, owner)
 }

@@ -311,6 +311,10 @@ func (m *Manager) call(ctx context.Context, f func()) error {
 	}
 }
 
+// Alive returns nil once the manager's loop answers, and an error when it has
+// ended or does not answer before ctx ends: then nothing that is wanted is done.
+func (m *Manager) Alive(ctx context.Context) error { return m.call(ctx, func() {}) }
+
 // worker finds the worker of a pod.
 func (m *Manager) worker(ctx context.Context, key Key) (*worker, error) {
 	var w *worker

@@ -342,3 +342,40 @@ func TestAnAgentThatCannotListRecordsDoesNotStart(t *testing.T) {
 		t.Errorf("Run: %v; want the store's error", err)
 	}
 }
+
+// slowStore lists its records only when it is let.
+type slowStore struct {
+	pod.Store
+	let chan struct{}
+}
+
+func (s slowStore) List() ([]pod.Record, error) { <-s.let; return nil, nil }
+
+func TestAManagerThatHangsIsNotAlive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, end := context.WithCancel(t.Context())
+		store := slowStore{let: make(chan struct{})}
+		m := pod.NewManager(pod.Config{Store: store})
+		ended := make(chan error)
+		go func() { ended <- m.Run(ctx, nil) }()
+		alive := func() error {
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			return m.Alive(ctx)
+		}
+		if err := alive(); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("while it hangs: %v", err)
+		}
+		close(store.let)
+		if err := alive(); err != nil {
+			t.Errorf("while it runs: %v", err)
+		}
+		end()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		if err := alive(); !errors.Is(err, pod.ErrStopped) {
+			t.Errorf("after its end: %v", err)
+		}
+	})
+}

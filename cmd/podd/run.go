@@ -21,6 +21,7 @@ import (
 
 	"podd/api"
 	"podd/images"
+	"podd/internal/sdnotify"
 	"podd/logs"
 	"podd/metrics"
 	"podd/pod"
@@ -28,7 +29,6 @@ import (
 	"podd/pod/native"
 	"podd/pod/store"
 	"podd/sandbox"
-	"podd/sandbox/cgroup"
 	"podd/sandbox/network"
 	"podd/volumes"
 )
@@ -92,7 +92,7 @@ Several agents run side by side on one machine when each has its own --root-dir,
 	f.IntVar(&o.readOnlyPort, "read-only-port", 10255, "port of /pods, /metrics and /healthz; 0 turns it off")
 	f.StringVar(&o.webConfig, "web-config", "", "TLS and basic auth for the read-only port, in the form of Prometheus' exporters")
 	f.BoolVar(&o.insecureMetrics, "insecure-metrics", false, "serve metrics without TLS on an address other than loopback")
-	f.StringVar(&o.cgroupRoot, "cgroup-root", "podd", "cgroup below which all pods live")
+	f.StringVar(&o.cgroupRoot, "cgroup-root", "podd", "cgroup below which all pods live; systemd's unit gives it podd.slice/podd-pods.service")
 	f.StringVar(&o.bridge, "bridge", "podd0", "name of the bridge that connects the pods")
 	f.StringVar(&o.podCIDR, "pod-cidr", "", "pod addresses, V4[,V6]; by default 10.244.0.0/24 and a generated IPv6 /64")
 	f.StringVar(&o.hostname, "hostname-override", "", "the node's name; by default the host's")
@@ -142,10 +142,15 @@ func (o *runOptions) run(ctx context.Context, given func(string) bool) error {
 		return err
 	}
 	defer unlock()
+	systemd, err := sdnotify.FromEnvironment()
+	if err != nil {
+		return err
+	}
 	agent, err := newAgent(ctx, o, log)
 	if err != nil {
 		return err
 	}
+	agent.systemd = systemd
 	return agent.run(ctx)
 }
 
@@ -162,6 +167,7 @@ type agent struct {
 	records  []pod.Record
 	api      api.Config
 	counters *metrics.Counters
+	systemd  *sdnotify.Notifier // nil when systemd does not listen
 }
 
 func newAgent(ctx context.Context, o *runOptions, log logr.Logger) (*agent, error) {
@@ -188,7 +194,7 @@ func newAgent(ctx context.Context, o *runOptions, log logr.Logger) (*agent, erro
 	if err != nil {
 		return nil, err
 	}
-	cgroups, err := cgroup.Open(o.cgroupRoot, log.WithName("cgroup"))
+	cgroups, err := openCgroups(ctx, o.runDir, o.cgroupRoot, log.WithName("cgroup"))
 	if err != nil {
 		return nil, err
 	}
@@ -246,8 +252,8 @@ func newAgent(ctx context.Context, o *runOptions, log logr.Logger) (*agent, erro
 }
 
 // run starts the agent's goroutines and waits for them: the manager with its
-// workers, the watcher, two servers, and the three that tidy up. The first that
-// fails ends all; pods go on whatever happens here.
+// workers, the watcher, two servers, the three that tidy up, and those that tell
+// systemd how it goes. The first that fails ends all; pods go on whatever happens here.
 func (a *agent) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -282,8 +288,10 @@ func (a *agent) run(ctx context.Context) error {
 	start(func() error { a.runtime.CompressLogs(ctx); return nil })
 	start(func() error { a.collectImages(ctx); return nil })
 	start(func() error { a.giveMemoryBack(ctx); return nil })
+	a.tellReady(ctx, start)
 	a.log.Info("podd is running", "version", versionText(), "manifests", a.manifests, "adopted", len(a.records))
 	<-ctx.Done()
+	a.told(a.systemd.Stopping())
 	running.Wait()
 	a.log.Info("podd stops; pods go on")
 	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {

@@ -37,6 +37,7 @@ var allowed = []struct {
 	{"probes", nil, "leaf"},
 	{"logs", nil, "leaf"},
 	{"doctor", nil, "leaf"},
+	{"dist", nil, "what is installed beside the programs"},
 	{"metrics", []string{"pod"}, "reads snapshots"},
 	{"api", []string{"pod", "logs"}, "reads snapshots; exec passes through the manager"},
 	{"demo", []string{}, "recipes"},

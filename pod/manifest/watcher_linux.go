@@ -53,6 +53,7 @@ const (
 type Watcher struct {
 	config  Config
 	changed chan struct{}
+	asked   chan chan struct{} // by Rescan; closed when it is done
 
 	// removalPause and backupPause, but in tests on busy machines.
 	removal, backup time.Duration
@@ -76,7 +77,7 @@ func New(c Config) *Watcher {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return &Watcher{config: c, changed: make(chan struct{}, 1), removal: removalPause, backup: backupPause,
+	return &Watcher{config: c, changed: make(chan struct{}, 1), asked: make(chan chan struct{}), removal: removalPause, backup: backupPause,
 		writing: map[string]time.Time{}, removals: map[string]time.Time{}}
 }
 
@@ -131,8 +132,25 @@ func (w *Watcher) Run(ctx context.Context, out chan<- []pod.Desired) error {
 			}
 			w.handle(in.sort(events))
 		case <-timer.C:
+		case done := <-w.asked:
+			w.rescan()
+			close(done)
 		}
 		w.due()
+	}
+}
+
+// Rescan looks at everything now instead of when its time has come, and returns
+// when that is done. What it found goes the way of every change. It needs Run,
+// and returns ctx's error when ctx ends first.
+func (w *Watcher) Rescan(ctx context.Context) error {
+	done := make(chan struct{})
+	select {
+	case w.asked <- done:
+		<-done
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 

@@ -603,6 +603,24 @@ func TestLinkedFileChangedElsewhereIsSeenByTheRescan(t *testing.T) {
 	w.reaches("web=b-longer")
 }
 
+func TestRescanIsDoneWhenAskedFor(t *testing.T) {
+	dir := newDir(t)
+	target := filepath.Join(filepath.Dir(dir), "target.yaml")
+	must(t, os.WriteFile(target, []byte(manifest("web", "a")), 0o644))
+	must(t, os.Symlink(target, filepath.Join(dir, "web.yaml")))
+	w := watch(t, dir, func(c *Config) { c.Rescan, c.Settle = time.Hour, time.Millisecond })
+	w.wants("web=a")
+	must(t, os.WriteFile(target, []byte(manifest("web", "b-longer")), 0o644))
+	w.staysQuiet() // a change behind a link makes no event
+	must(t, w.w.Rescan(t.Context()))
+	w.wants("web=b-longer")
+	ended, end := context.WithCancel(t.Context())
+	end()
+	if err := New(Config{Dir: dir}).Rescan(ended); err == nil {
+		t.Error("a watcher that does not run has looked")
+	}
+}
+
 func TestManyFilesAtOnceAllArrive(t *testing.T) {
 	w := watch(t, newDir(t), func(c *Config) { c.Rescan = time.Hour })
 	w.wants("")
