@@ -43,8 +43,9 @@ test-vm: go-ready ## run the kernel's tests in a virtual machine: Debian's kerne
 	@.ci/packages $(VM_PACKAGES)
 	@vm/test.sh $(CACHE)/vm
 
-soak: go-ready packages-test ## create and delete many pods, and look for what is left
-	@$(SUDO) env "PATH=$$PATH" PODD_KERNEL_TESTS=require PODD_SOAK_PODS=2000 CGO_ENABLED=1 $(GO) test -timeout 60m -run TestNothingIsLeft -v ./e2e
+soak: go-ready packages-test ## create and delete many pods, and look for what is left; starve others
+	@$(SUDO) env "PATH=$$PATH" PODD_KERNEL_TESTS=require PODD_SOAK_PODS=2000 PODD_STARVE_SECONDS=180 CGO_ENABLED=1 \
+		$(GO) test -timeout 60m -run 'TestNothingIsLeft|TestAStarved|TestStrictProbes' -v ./e2e
 
 bench: go-ready packages-test build ## measure, each figure beside its floor
 	@$(SUDO) env "PATH=$$PATH" $(GO) run ./bench

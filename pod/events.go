@@ -223,6 +223,9 @@ func (t *teller) probed(f ProbeResult) {
 	case ProbeErrored:
 		t.container(f.Container, v1.EventTypeWarning, "Unhealthy",
 			fmt.Sprintf("%s probe errored and resulted in %s state: %s", f.Kind, f.Outcome, f.Output))
+	case ProbeInconclusive:
+		t.container(f.Container, v1.EventTypeWarning, "ProbeInconclusive",
+			fmt.Sprintf("%s probe does not count: %s: %s", f.Kind, f.Excuse, f.Output))
 	case ProbeWarned:
 		t.container(f.Container, v1.EventTypeWarning, "ProbeWarning", fmt.Sprintf("%s probe warning: %s", f.Kind, f.Output))
 	}

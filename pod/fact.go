@@ -164,6 +164,9 @@ type ProbeResult struct {
 	Verdict   Verdict // published after this attempt
 	Outcome   ProbeOutcome
 	Output    string
+	// Excuse says what made the machine, not the container, the cause of an
+	// inconclusive attempt.
+	Excuse string
 }
 
 // ProbeOutcome is what a single attempt came to.
@@ -174,6 +177,9 @@ const (
 	ProbeWarned    ProbeOutcome = "warning" // counts as success
 	ProbeFailed    ProbeOutcome = "failure"
 	ProbeErrored   ProbeOutcome = "unknown" // counts neither way
+	// ProbeInconclusive is a timeout that the machine's own state explains; it
+	// counts neither way.
+	ProbeInconclusive ProbeOutcome = "inconclusive"
 )
 
 // ActionFailed says that an action with no failure fact of its own could not

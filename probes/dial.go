@@ -2,7 +2,9 @@ package probes
 
 import (
 	"context"
+	"errors"
 	"net"
+	"os"
 )
 
 // Dial connects a network probe. nil in its place dials from the namespace that
@@ -10,6 +12,12 @@ import (
 type Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 
 const lingerSeconds = 1
+
+// overDeadline says of a connection's error whether a deadline caused it. The
+// context may not know yet: the connection has a timer of its own.
+func overDeadline(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)
+}
 
 // probeDialer asks for no keep-alive: a probe's connection does not live long
 // enough, and every socket option is a system call per attempt.

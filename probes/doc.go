@@ -28,6 +28,10 @@ const (
 	// Unknown means that the attempt itself could not be made, for example
 	// because the container could not be entered. It counts neither way.
 	Unknown Outcome = "unknown"
+	// Inconclusive means that the attempt ran into its timeout while the machine
+	// let nobody answer, see [Excuse]. It counts neither way. No [Check] returns
+	// it; [Run] does.
+	Inconclusive Outcome = "inconclusive"
 )
 
 // Attempt is the result of one attempt.
@@ -38,6 +42,8 @@ type Attempt struct {
 	Output string
 	// Err says why the outcome is Unknown; nil otherwise.
 	Err error
+	// TimedOut says of a Failure that there was no answer within the timeout.
+	TimedOut bool
 }
 
 // Check makes one attempt. The context's deadline is the probe's timeout; a
@@ -82,5 +88,6 @@ type Spec struct {
 }
 
 func failed(text string) Attempt    { return Attempt{Outcome: Failure, Output: text} }
+func timedOut(text string) Attempt  { return Attempt{Outcome: Failure, Output: text, TimedOut: true} }
 func errored(err error) Attempt     { return Attempt{Outcome: Unknown, Err: err} }
 func succeeded(text string) Attempt { return Attempt{Outcome: Success, Output: text} }

@@ -31,12 +31,12 @@ func Exec(argv []string, timeout time.Duration, run ExecRun) Check {
 				cancel()
 			}
 		})()
-		exitCode, output, timedOut, err := run(runCtx, argv, timeout)
+		exitCode, output, late, err := run(runCtx, argv, timeout)
 		switch {
 		case err != nil:
 			return errored(err)
-		case timedOut:
-			return failed(fmt.Sprintf("command timed out: %q timed out after %v", strings.Join(argv, " "), timeout))
+		case late:
+			return timedOut(fmt.Sprintf("command timed out: %q timed out after %v", strings.Join(argv, " "), timeout))
 		}
 		if len(output) > maxOutput {
 			output = output[:maxOutput]

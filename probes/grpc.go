@@ -82,9 +82,9 @@ func (c *grpcClient) check(ctx context.Context) Attempt {
 	case errors.As(err, &answer):
 		return failed("error: health rpc probe failed: " + answer.Error())
 	case ctx.Err() != nil && !link.answered.Load():
-		return failed(fmt.Sprintf("timeout: failed to connect service %q within %v: %v", c.addr, c.timeout, ctx.Err()))
+		return timedOut(fmt.Sprintf("timeout: failed to connect service %q within %v: %v", c.addr, c.timeout, ctx.Err()))
 	case ctx.Err() != nil:
-		return failed(fmt.Sprintf("timeout: health rpc did not complete within %v", c.timeout))
+		return timedOut(fmt.Sprintf("timeout: health rpc did not complete within %v", c.timeout))
 	case !link.answered.Load():
 		return failed(fmt.Sprintf("error: failed to connect service at %q: %v", c.addr, bare(err)))
 	}

@@ -100,9 +100,9 @@ func transportError(ctx context.Context, err error, while string) Attempt {
 	case context.Canceled:
 		return errored(context.Canceled)
 	case context.DeadlineExceeded:
-		return failed(fmt.Sprintf("%v (Client.Timeout exceeded while %s)", err, while))
+		return timedOut(fmt.Sprintf("%v (Client.Timeout exceeded while %s)", err, while))
 	}
-	return failed(err.Error())
+	return Attempt{Outcome: Failure, Output: err.Error(), TimedOut: overDeadline(err)}
 }
 
 func checkRedirect(req *http.Request, via []*http.Request) error {

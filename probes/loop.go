@@ -22,6 +22,8 @@ type Result struct {
 	// Done says that this was the loop's last attempt: liveness failed, or
 	// startup came to a verdict.
 	Done bool
+	// Excuse says why the outcome is Inconclusive.
+	Excuse string
 }
 
 // Run makes attempts until the verdict is final or ctx ends, and hands each
@@ -39,8 +41,11 @@ type Result struct {
 // once, so that later steps of the wall clock move no attempt. initial is the
 // verdict published so far, see [NewGate].
 //
+// With a machine, an attempt that ran into its timeout is Inconclusive where
+// [Excuse] says so; without one, each timeout is a failure.
+//
 // Between attempts Run costs one timer. It does not call observe once ctx ended.
-func Run(ctx context.Context, spec Spec, check Check, startedAt time.Time, initial Verdict, observe func(Result)) {
+func Run(ctx context.Context, spec Spec, check Check, startedAt time.Time, initial Verdict, machine *Machine, observe func(Result)) {
 	gate := NewGate(spec, initial)
 	if gate.Done() || ctx.Err() != nil {
 		return
@@ -54,14 +59,15 @@ func Run(ctx context.Context, spec Spec, check Check, startedAt time.Time, initi
 	}
 	timer := time.NewTimer(time.Until(first.Add(time.Duration(k) * spec.Period)))
 	defer timer.Stop()
-	for {
+	e := newExcuser(machine)
+	for due := first.Add(time.Duration(k) * spec.Period); ; {
 		select {
 		case <-ctx.Done():
 			return
 		case <-timer.C:
 		}
 		at := time.Now()
-		attempt := try(ctx, spec.Timeout, check)
+		attempt, excuse := e.try(ctx, spec.Timeout, check, due, at)
 		if ctx.Err() != nil {
 			return
 		}
@@ -74,13 +80,15 @@ func Run(ctx context.Context, spec Spec, check Check, startedAt time.Time, initi
 			Verdict: gate.Verdict(),
 			Changed: changed,
 			Done:    gate.Done(),
+			Excuse:  excuse,
 		})
 		if gate.Done() {
 			return
 		}
 		now = time.Now()
 		k = max(k+1, dueIndex(now.Sub(first), spec.Period))
-		timer.Reset(first.Add(time.Duration(k) * spec.Period).Sub(now))
+		due = first.Add(time.Duration(k) * spec.Period)
+		timer.Reset(due.Sub(now))
 	}
 }
 

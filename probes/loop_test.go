@@ -38,7 +38,7 @@ func attemptTimes(t *testing.T, spec Spec, beginAfter, runFor time.Duration, ini
 			}
 			return Attempt{Outcome: o}
 		}
-		Run(ctx, spec, check, startedAt, initial, func(r Result) {})
+		Run(ctx, spec, check, startedAt, initial, nil, func(r Result) {})
 	})
 	return strings.Join(times, " ")
 }
@@ -122,7 +122,7 @@ func TestAttemptsDoNotDriftInADay(t *testing.T) {
 				n++
 				time.Sleep(123 * time.Millisecond)
 				return succeeded("")
-			}, startedAt, "", func(Result) {})
+			}, startedAt, "", nil, func(Result) {})
 		if n != 24*3600/7+1 {
 			t.Errorf("%d attempts", n)
 		}
@@ -138,7 +138,7 @@ func TestAStartInTheFutureDelaysNothing(t *testing.T) {
 		times := ""
 		Run(ctx, Spec{Kind: Liveness, Period: 10 * time.Second, Timeout: time.Second, SuccessThreshold: 1, FailureThreshold: 1},
 			func(context.Context) Attempt { times += fmt.Sprint(time.Since(begin), " "); return succeeded("") },
-			begin.Add(time.Hour).Round(0), "", func(Result) {})
+			begin.Add(time.Hour).Round(0), "", nil, func(Result) {})
 		if times != "0s 10s " {
 			t.Errorf("attempts after %s", times)
 		}
@@ -160,7 +160,7 @@ func TestResultsTellOutcomeTimeAndVerdict(t *testing.T) {
 				time.Sleep(100 * time.Millisecond)
 				n++
 				return outcomes[n-1]
-			}, startedAt, "", func(r Result) {
+			}, startedAt, "", nil, func(r Result) {
 				got += fmt.Sprintln(r.At.Sub(startedAt), r.Took, r.Outcome, r.Output, r.Err, r.Verdict, r.Changed, r.Done)
 			})
 		want := `0s 100ms failure a <nil> success false false
@@ -185,9 +185,9 @@ func TestALoopThatIsEndedIsSilent(t *testing.T) {
 				cancel()
 				<-ctx.Done()
 				return errored(ctx.Err())
-			}, time.Now(), "", func(r Result) { t.Errorf("observed %+v", r) })
+			}, time.Now(), "", nil, func(r Result) { t.Errorf("observed %+v", r) })
 		Run(ctx, Spec{Kind: Readiness, Period: time.Second, Timeout: time.Second, SuccessThreshold: 1, FailureThreshold: 1},
 			func(ctx context.Context) Attempt { t.Error("attempt of an ended loop"); return succeeded("") },
-			time.Now(), "", func(r Result) { t.Errorf("observed %+v", r) })
+			time.Now(), "", nil, func(r Result) { t.Errorf("observed %+v", r) })
 	})
 }

@@ -13,7 +13,7 @@ func TCP(addr string, dial Dial) Check {
 			if ctx.Err() == context.Canceled {
 				return errored(context.Canceled)
 			}
-			return failed(err.Error())
+			return Attempt{Outcome: Failure, Output: err.Error(), TimedOut: overDeadline(err)}
 		}
 		conn.Close() // the connection was made, nothing else counts
 		return succeeded("")

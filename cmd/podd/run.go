@@ -59,6 +59,7 @@ type runOptions struct {
 	logMaxBytes                  int64
 	logMaxFiles                  int
 	allowedSysctls               []string
+	strictProbes                 bool
 }
 
 func runCommand(g *globals) *cobra.Command {
@@ -98,6 +99,7 @@ Several agents run side by side on one machine when each has its own --root-dir,
 	f.StringVar(&o.hostname, "hostname-override", "", "the node's name; by default the host's")
 	f.StringVar(&o.pauseBinary, "pause-binary", "", "podd-pause; by default the one beside this program")
 	f.StringArrayVar(&o.mirrors, "image-mirror", nil, "PREFIX=URL or PREFIX=DIR: where images of a registry are looked for first; a directory holds OCI layouts or archives; may be repeated")
+	f.BoolVar(&o.strictProbes, "strict-probes", false, "count each probe attempt that runs into its timeout as a failure, also where the machine was starved or suspended")
 	f.IntVarP(&o.verbosity, "v", "v", 0, "verbosity; 1 and above log every step")
 	f.StringVar(&o.logFormat, "logging-format", "text", "text or json")
 	return c
@@ -215,7 +217,8 @@ func newAgent(ctx context.Context, o *runOptions, log logr.Logger) (*agent, erro
 		RootDir: o.rootDir, RunDir: o.runDir, PodLogsDir: o.podLogsDir, ContainerLogsDir: o.containerLogsDir,
 		NodeName: node, HostIPs: hostIPs, ClusterDNS: o.clusterDNS, ClusterDomain: o.clusterDomain, ResolvConf: o.resolvConf,
 		LogMaxBytes: o.logMaxBytes, LogMaxFiles: o.logMaxFiles, PodPidsLimit: o.podPidsLimit, AllowedSysctls: o.allowedSysctls,
-		Sandboxes: sandboxes, Cgroups: cgroups, Network: net, Images: a.images, Logger: log.WithName("runtime"),
+		StrictProbes: o.strictProbes,
+		Sandboxes:    sandboxes, Cgroups: cgroups, Network: net, Images: a.images, Logger: log.WithName("runtime"),
 	}); err != nil {
 		return nil, err
 	}

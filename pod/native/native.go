@@ -58,6 +58,10 @@ type Config struct {
 	Images    *images.Store
 	Logger    logr.Logger
 
+	// StrictProbes makes each probe attempt that runs into its timeout a failure,
+	// also where the machine let nobody answer.
+	StrictProbes bool
+
 	// ProbeAttempt is called after each attempt of a probe. Nil: nobody counts.
 	ProbeAttempt func(ProbeAttempt)
 }

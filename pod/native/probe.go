@@ -16,6 +16,10 @@ import (
 	"podd/sandbox"
 )
 
+// inconclusiveTold is between two reports of inconclusive attempts of one probe;
+// the counters know each.
+const inconclusiveTold = time.Minute
+
 // maxProbeOutput is how much of a command's output the kubelet keeps.
 const maxProbeOutput = 10 << 10
 
@@ -51,14 +55,21 @@ func (r *Runtime) startProbe(ctx context.Context, t pod.Target, a pod.StartProbe
 			return
 		default:
 		}
-		probes.Run(loopCtx, spec, check, a.StartedAt, probes.Verdict(a.Initial), func(res probes.Result) {
+		var told time.Time // when an inconclusive attempt was last reported
+		probes.Run(loopCtx, spec, check, a.StartedAt, probes.Verdict(a.Initial), r.machine(lc), func(res probes.Result) {
 			r.countAttempt(t, a, res)
 			if res.Outcome == probes.Success && !res.Changed {
 				return
 			}
+			if res.Outcome == probes.Inconclusive {
+				if !told.IsZero() && res.At.Sub(told) < inconclusiveTold {
+					return // a machine that is short of everything has enough to do
+				}
+				told = res.At
+			}
 			report(pod.ProbeResult{
 				At: pod.At{Time: res.At.Add(res.Took)}, Container: a.Container, ID: a.ID, Kind: a.Kind,
-				Verdict: pod.Verdict(res.Verdict), Outcome: pod.ProbeOutcome(res.Outcome), Output: outputOf(res),
+				Verdict: pod.Verdict(res.Verdict), Outcome: pod.ProbeOutcome(res.Outcome), Output: outputOf(res), Excuse: res.Excuse,
 			})
 		})
 	}()

@@ -350,28 +350,32 @@ func (m *Meter) Machine() (MachineUsage, error) {
 		Cores:     runtime.NumCPU(),
 		DiskBytes: fs.Blocks * uint64(fs.Bsize), AvailableDiskBytes: fs.Bavail * uint64(fs.Bsize),
 	}
-	return u, errors.Join(busyTime(string(stat), &u), memoryUse(string(memory), &u))
+	busy, _, err := cpuTimes(string(stat))
+	u.CPU = busy
+	return u, errors.Join(err, memoryUse(string(memory), &u))
 }
 
-// busyTime reads the first line of /proc/stat: cpu, then the time in user,
-// nice, system, idle, iowait, irq, softirq and steal. Guests' time, which
-// follows, is part of user's.
-func busyTime(stat string, u *MachineUsage) error {
+// cpuTimes reads the first line of /proc/stat: cpu, then the time in user,
+// nice, system, idle, iowait, irq, softirq and steal, of all CPUs together.
+// Guests' time, which follows, is part of user's.
+func cpuTimes(stat string) (busy, idle time.Duration, err error) {
 	line, _, _ := strings.Cut(stat, "\n")
 	fields := strings.Fields(line)
 	if len(fields) < 9 || fields[0] != "cpu" {
-		return fmt.Errorf("cannot measure the machine: /proc/stat begins with %q", line)
+		return 0, 0, fmt.Errorf("cannot measure the machine: /proc/stat begins with %q", line)
 	}
 	for i, field := range fields[1:9] {
 		n, err := strconv.ParseInt(field, 10, 64)
 		if err != nil {
-			return fmt.Errorf("cannot measure the machine: /proc/stat: %w", err)
+			return 0, 0, fmt.Errorf("cannot measure the machine: /proc/stat: %w", err)
 		}
-		if i != 3 && i != 4 {
-			u.CPU += time.Duration(n) * (time.Second / userHZ)
+		if t := time.Duration(n) * (time.Second / userHZ); i == 3 || i == 4 {
+			idle += t
+		} else {
+			busy += t
 		}
 	}
-	return nil
+	return busy, idle, nil
 }
 
 // memoryUse reads /proc/meminfo. The working set is what is in use without

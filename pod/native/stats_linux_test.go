@@ -173,15 +173,16 @@ func TestCountersOfAPodDoNotGoBackWhenAContainerStartsAnew(t *testing.T) {
 
 func TestMachineIsMeasuredAsProcTells(t *testing.T) {
 	var u MachineUsage
-	if err := busyTime("cpu  100 20 30 4000 500 6 7 8 90 10\ncpu0 1\n", &u); err != nil || u.CPU != 1710*time.Millisecond {
-		t.Errorf("busy %v, %v; want 1.71s: idle, iowait and guests' time do not count", u.CPU, err)
+	busy, idle, err := cpuTimes("cpu  100 20 30 4000 500 6 7 8 90 10\ncpu0 1\n")
+	if err != nil || busy != 1710*time.Millisecond || idle != 45*time.Second {
+		t.Errorf("busy %v, idle %v, %v; want 1.71s and 45s: guests' time does not count", busy, idle, err)
 	}
 	if err := memoryUse("MemTotal: 1000 kB\nMemFree: 300 kB\nInactive(file): 200 kB\nSwapTotal: 50 kB\nSwapFree: 20 kB\n", &u); err != nil ||
 		u.MemoryBytes != 1000<<10 || u.WorkingSetBytes != 500<<10 || u.SwapBytes != 50<<10 || u.SwapInUse != 30<<10 {
 		t.Errorf("memory %+v, %v", u, err)
 	}
 	for _, bad := range []string{"", "cpu 1 2", "cpu a b c d e f g h", "intr 1 2 3 4 5 6 7 8 9"} {
-		if busyTime(bad, &u) == nil {
+		if _, _, err := cpuTimes(bad); err == nil {
 			t.Errorf("accepted %q", bad)
 		}
 	}

@@ -211,10 +211,14 @@ func (f *Fake) Probe(container string, kind pod.ProbeKind, outcome pod.ProbeOutc
 	verdict := map[pod.ProbeOutcome]pod.Verdict{
 		pod.ProbeSucceeded: pod.VerdictSuccess, pod.ProbeWarned: pod.VerdictSuccess, pod.ProbeFailed: pod.VerdictFailure,
 	}[outcome]
-	found.report(pod.ProbeResult{
+	result := pod.ProbeResult{
 		At: pod.At{Time: time.Now()}, Container: container, ID: found.id, Kind: kind,
 		Verdict: verdict, Outcome: outcome, Output: output,
-	})
+	}
+	if outcome == pod.ProbeInconclusive {
+		result.Excuse = "the machine was short of CPU"
+	}
+	found.report(result)
 	return nil
 }
 
