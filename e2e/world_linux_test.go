@@ -48,6 +48,10 @@ func newWorld(dir string, archives ...string) (*world, error) {
 			return nil, err
 		}
 	}
+	// In memory, as /run is; close unmounts it.
+	if err := unix.Mount("e2e", filepath.Join(w.dir, "run"), "tmpfs", 0, "mode=755"); err != nil {
+		return nil, fmt.Errorf("cannot mount the run directory: %w", err)
+	}
 	if err := w.makeNetwork(); err != nil {
 		return nil, err
 	}
@@ -282,7 +286,7 @@ func (w *world) close() {
 		}()
 	}
 	w.host.Close()
-	// The agent's root directory, where it had to be made a shared mount, and
+	// The run directory, the root directory where it had to be made shared, and
 	// what a script that failed has mounted.
 	mounts, _ := os.ReadFile("/proc/self/mountinfo")
 	for _, line := range slices.Backward(strings.Split(string(mounts), "\n")) {

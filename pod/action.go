@@ -22,6 +22,11 @@ type EnsureSandbox struct {
 // Answer: [VolumesReady] or [VolumesFailed].
 type EnsureVolumes struct{}
 
+// RefreshVolumes asks for the files of volumes that are set up to be brought up
+// to date: those of configMap, secret, downwardAPI and projected volumes.
+// Answer: [VolumesReady] or [VolumesFailed].
+type RefreshVolumes struct{}
+
 // EnsureImage asks for a container's image by the rules of its pull policy.
 // Answer: [ImageReady] or [ImageFailed], with [Noted] (Pulling) before a pull.
 type EnsureImage struct {
@@ -86,6 +91,7 @@ type RemovePod struct{}
 
 func (EnsureSandbox) isAction()   {}
 func (EnsureVolumes) isAction()   {}
+func (RefreshVolumes) isAction()  {}
 func (EnsureImage) isAction()     {}
 func (StartContainer) isAction()  {}
 func (StopContainer) isAction()   {}

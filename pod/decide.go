@@ -32,7 +32,7 @@ func Decide(d Desired, o Observed, now time.Time) Plan {
 	if !o.Inspected || d.Pod == nil {
 		return Plan{}
 	}
-	p := planner{pod: d.Pod, o: o, now: now}
+	p := planner{pod: d.Pod, o: o, now: now, unknown: d.Sources == nil && NamesSources(d.Pod)}
 	switch {
 	case o.Ending != nil:
 		p.end()
@@ -47,10 +47,13 @@ func Decide(d Desired, o Observed, now time.Time) Plan {
 
 // planner collects one plan.
 type planner struct {
-	pod  *v1.Pod
-	o    Observed
-	now  time.Time
-	plan Plan
+	pod *v1.Pod
+	o   Observed
+	now time.Time
+	// unknown says that nobody told yet which of the ConfigMaps and Secrets that
+	// the pod names exist. Nothing is made of them until then.
+	unknown bool
+	plan    Plan
 }
 
 func (p *planner) do(a Action) { p.plan.Actions = append(p.plan.Actions, a) }
@@ -76,9 +79,7 @@ func (p *planner) run() {
 	if at, limited := activeDeadline(p.pod, p.o); limited {
 		p.wake(at)
 	}
-	if v := p.o.Volumes; !v.Ready && !v.Busy && p.due(v.Retry.At) {
-		p.do(EnsureVolumes{})
-	}
+	p.volumes()
 	p.prefetch()
 	p.ensureSandbox()
 	if p.o.Sandbox.Phase != SandboxRunning {
@@ -88,6 +89,20 @@ func (p *planner) run() {
 		p.startRegular()
 	}
 	p.probe()
+}
+
+// volumes sets the volumes up, and keeps their files up to date.
+func (p *planner) volumes() {
+	v := p.o.Volumes
+	stale := v.Ready && v.Stale && ShowsSources(p.pod)
+	if v.Busy || p.unknown || v.Ready && !stale || !p.due(v.Retry.At) {
+		return
+	}
+	if stale {
+		p.do(RefreshVolumes{})
+	} else {
+		p.do(EnsureVolumes{})
+	}
 }
 
 // prefetch asks for the images of all containers of which no start was tried,
@@ -196,7 +211,7 @@ func (p *planner) start(c *v1.Container) (underWay bool) {
 	if state.Starting != nil {
 		return true
 	}
-	if state.Running != nil || !p.due(restartAt(state)) || !p.due(state.Retry.At) {
+	if state.Running != nil || p.unknown || !p.due(restartAt(state)) || !p.due(state.Retry.At) {
 		return false
 	}
 	if !p.ensureImage(c) {

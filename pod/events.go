@@ -243,7 +243,7 @@ func (t *teller) actionFailed(f ActionFailed) {
 		return
 	}
 	switch a := f.Action.(type) {
-	case EnsureVolumes:
+	case EnsureVolumes, RefreshVolumes:
 		t.whole(v1.EventTypeWarning, reasonFailedMount, mountMessage("", f.Err))
 	case EnsureSandbox:
 		t.sandboxFailed(reasonFailedCreatePodSandBox, f.Err)

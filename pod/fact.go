@@ -83,7 +83,12 @@ type SandboxLost struct {
 // SandboxGone answers [DestroySandbox].
 type SandboxGone struct{ At }
 
-// VolumesReady answers [EnsureVolumes].
+// SourcesChanged says that what the pod is made of has changed without the pod
+// becoming another: a ConfigMap or Secret that it names, its labels or
+// annotations.
+type SourcesChanged struct{ At }
+
+// VolumesReady answers [EnsureVolumes] and [RefreshVolumes].
 type VolumesReady struct{ At }
 
 // VolumesFailed names the first volume that could not be set up.
@@ -243,10 +248,12 @@ func Apply(o Observed, f Fact) Observed {
 		return begun(o, f.Action, now)
 	case Inspected:
 		return inspected(o, f)
+	case SourcesChanged:
+		return sourcesChanged(o, now)
 	case VolumesReady:
-		o.Volumes = Volumes{Ready: true}
+		o.Volumes = Volumes{Ready: true, Stale: o.Volumes.Stale}
 	case VolumesFailed:
-		o.Volumes = Volumes{Retry: o.Volumes.Retry.failed(now, volumeDelay, volumeDelayMax, f.Volume, f.Message)}
+		return volumesFailed(o, now, f.Volume, f.Message)
 	case SandboxUp:
 		if f.ID == o.Sandbox.ID && o.Sandbox.Phase == SandboxStarting {
 			o.Sandbox.Phase, o.Sandbox.Attempt, o.Sandbox.IPs, o.Sandbox.UpAt = SandboxRunning, f.Attempt, f.IPs, now
@@ -300,8 +307,8 @@ func Apply(o Observed, f Fact) Observed {
 // begun marks an action as under way, so that it is not asked for twice.
 func begun(o Observed, a Action, now time.Time) Observed {
 	switch a := a.(type) {
-	case EnsureVolumes:
-		o.Volumes.Busy = true
+	case EnsureVolumes, RefreshVolumes:
+		o.Volumes.Busy, o.Volumes.Stale = true, false
 	case EnsureSandbox:
 		o.Sandbox = Sandbox{Phase: SandboxStarting, ID: a.ID, Attempt: a.Attempt, Retry: o.Sandbox.Retry}
 	case EnsureImage:
@@ -457,6 +464,35 @@ func sandboxFailed(o Observed, now time.Time, reason, message string) Observed {
 // reasonNodePorts is the Reason of a [SandboxFailed] whose host port is taken.
 const reasonNodePorts = "NodePorts"
 
+// volumesFailed has it tried again later. Volumes that were set up before stay
+// as they are: running containers lose nothing.
+func volumesFailed(o Observed, now time.Time, volume, message string) Observed {
+	o.Volumes.Busy, o.Volumes.Stale = false, true
+	o.Volumes.Retry = o.Volumes.Retry.failed(now, volumeDelay, volumeDelayMax, volume, message)
+	return o
+}
+
+// sourcesChanged has everything tried again at once that the change may have
+// cured.
+func sourcesChanged(o Observed, now time.Time) Observed {
+	o.Volumes.Stale = true
+	if o.Volumes.Retry.Failures > 0 {
+		o.Volumes.Retry.At = now
+	}
+	for name, c := range o.Containers {
+		if c.Retry.Reason == reasonCreateContainerConfigError {
+			c.Retry.At = now
+		}
+		if c.Image.Retry.Reason == reasonErrImagePull {
+			c.Image.Retry.At = now // it may have failed for want of a pull secret
+		}
+		o = o.with(name, c)
+	}
+	return o
+}
+
+const reasonCreateContainerConfigError = "CreateContainerConfigError"
+
 // sandboxLost ends the containers with their sandbox. A sandbox that did not
 // last is made again with a delay, otherwise at once.
 func sandboxLost(o Observed, f SandboxLost) Observed {
@@ -607,8 +643,8 @@ func probeResult(o Observed, f ProbeResult) Observed {
 // calledOff frees what an action had marked as under way that was ended early.
 func calledOff(o Observed, a Action) Observed {
 	switch a := a.(type) {
-	case EnsureVolumes:
-		o.Volumes.Busy = false
+	case EnsureVolumes, RefreshVolumes:
+		o.Volumes.Busy, o.Volumes.Stale = false, true
 	case EnsureSandbox:
 		if o.Sandbox.Phase == SandboxStarting && o.Sandbox.ID == a.ID {
 			o.Sandbox.Phase = SandboxNone
@@ -628,8 +664,8 @@ func actionFailed(o Observed, f ActionFailed) Observed {
 		return calledOff(o, f.Action)
 	}
 	switch a := f.Action.(type) {
-	case EnsureVolumes:
-		o.Volumes = Volumes{Retry: o.Volumes.Retry.failed(f.Time, volumeDelay, volumeDelayMax, "", f.Err)}
+	case EnsureVolumes, RefreshVolumes:
+		return volumesFailed(o, f.Time, "", f.Err)
 	case EnsureSandbox:
 		if o.Sandbox.Phase == SandboxStarting && o.Sandbox.ID == a.ID {
 			return sandboxFailed(o, f.Time, reasonFailedCreatePodSandBox, f.Err)
@@ -685,7 +721,8 @@ func ending(under *EndingState, f Ending) *EndingState {
 // truth, the record adds verdicts, counts and clocks.
 func inspected(o Observed, f Inspected) Observed {
 	o.Inspected = true
-	o.Volumes.Ready, o.Volumes.Busy = f.Volumes, false
+	// Files may have changed while nobody looked.
+	o.Volumes.Ready, o.Volumes.Busy, o.Volumes.Stale = f.Volumes, false, true
 	if s := f.Sandbox; s != nil && o.Sandbox.Phase == SandboxStarting && o.Sandbox.ID == s.ID {
 		o.Sandbox.Phase, o.Sandbox.HalfMade = SandboxNone, true
 	} else if s != nil {

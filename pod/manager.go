@@ -167,6 +167,7 @@ func (m *Manager) start(ctx context.Context, d Desired) {
 		UID: uuid.NewUUID(), Key: d.Key, Pod: d.Pod, Origin: d.Origin, SpecHash: d.SpecHash,
 		Observed: Observed{Since: time.Now()},
 	})
+	w.setDesired(d) // a record has no sources
 	m.slots[d.Key] = &slot{worker: w, want: d}
 	m.launch(ctx, w)
 }
@@ -227,7 +228,7 @@ func samePod(a, b Desired) bool {
 // unchanged says of two manifests of the same pod whether all that its worker
 // needs of them is equal.
 func unchanged(a, b Desired) bool {
-	return a.Origin == b.Origin && a.SpecHash == b.SpecHash &&
+	return a.Origin == b.Origin && a.SpecHash == b.SpecHash && a.Sources.Same(b.Sources) &&
 		maps.Equal(a.Pod.Labels, b.Pod.Labels) && maps.Equal(a.Pod.Annotations, b.Pod.Annotations) &&
 		equality.Semantic.DeepEqual(a.Pod.Spec, b.Pod.Spec)
 }

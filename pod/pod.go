@@ -24,6 +24,9 @@ type Desired struct {
 	// manifests with the same hash are the same pod, also where a newer version
 	// defaults more fields. Empty: the defaulted specs are compared.
 	SpecHash string
+	// Sources are the ConfigMaps and Secrets that the pod names. Nil although it
+	// names some: it is not known yet which of them there are.
+	Sources *Sources
 	// Warnings are about fields that are accepted and have no meaning on one node.
 	Warnings []string
 	Gone     bool
@@ -56,6 +59,7 @@ type Record struct {
 }
 
 // Desired is the pod as it was last wanted.
+// Sources are not part of a record.
 func (r Record) Desired() Desired {
 	return Desired{Key: r.Key, Pod: r.Pod, Origin: r.Origin, SpecHash: r.SpecHash}
 }
@@ -82,8 +86,11 @@ type Observed struct {
 
 // Volumes is the state of the pod's volumes as a whole.
 type Volumes struct {
-	Ready bool  `json:"-"`
-	Busy  bool  `json:"-"` // an EnsureVolumes is under way
+	Ready bool `json:"-"`
+	Busy  bool `json:"-"` // an EnsureVolumes or a RefreshVolumes is under way
+	// Stale says that what the files of volumes are made of may have changed
+	// since they were written. It matters to pods that mount such volumes.
+	Stale bool  `json:"-"`
 	Retry Retry `json:"retry,omitzero"`
 }
 

@@ -19,6 +19,8 @@ type Target struct {
 	// SandboxID is empty until a sandbox was asked for.
 	SandboxID string
 	IPs       []netip.Addr
+	// Sources are the ConfigMaps and Secrets that the pod names.
+	Sources *Sources
 }
 
 // Runtime does to the kernel what a worker decided. The real one is

@@ -241,10 +241,17 @@ func (w *world) sortPods() {
 	}
 }
 
-// load reads pods from the archive.
+// load reads pods from the archive, and the ConfigMaps that they name: files
+// that end in .source.
 func (w *world) load(names []string) []pod.Desired {
 	set := []pod.Desired{}
+	sources := map[pod.SourceID]pod.Source{}
 	for _, name := range names {
+		if strings.HasSuffix(name, ".source") {
+			s := w.source(name)
+			sources[s.ID()] = s
+			continue
+		}
 		set = append(set, pod.Desired{Pod: nil, Origin: pod.Origin{File: name, Line: 1}})
 		d := &set[len(set)-1]
 		for _, f := range w.archive.Files {
@@ -257,7 +264,28 @@ func (w *world) load(names []string) []pod.Desired {
 			w.t.Fatalf("no file %s in the archive", name)
 		}
 	}
+	for i := range set {
+		set[i].Sources = pod.SourcesOf(set[i].Pod, func(id pod.SourceID) (pod.Source, bool) {
+			s, found := sources[id]
+			return s, found
+		})
+	}
 	return set
+}
+
+// source reads a ConfigMap from the archive.
+func (w *world) source(name string) pod.Source {
+	for _, f := range w.archive.Files {
+		if f.Name == name {
+			m := &v1.ConfigMap{}
+			if err := yaml.UnmarshalStrict(f.Data, m); err != nil {
+				w.t.Fatal(err)
+			}
+			return pod.Source{ConfigMap: m}
+		}
+	}
+	w.t.Fatalf("no file %s in the archive", name)
+	return pod.Source{}
 }
 
 // podOf reads a pod and gives it the defaults that matter here.

@@ -58,7 +58,7 @@ type worker struct {
 
 // order is what the manager wants of a worker; one of its parts is set.
 type order struct {
-	desired *Desired        // the same pod with other metadata
+	desired *Desired        // the same pod with other metadata or sources
 	then    EndingThen      // end the pod
 	grace   time.Duration   // with then; negative: the pod's own
 	shorten *time.Duration  // let a pod that ends have no more than this
@@ -220,6 +220,7 @@ func (w *worker) target() Target {
 	return Target{
 		UID: w.uid, Pod: w.desired.Pod,
 		SandboxID: w.observed.Sandbox.ID, IPs: w.observed.Sandbox.IPs,
+		Sources: w.desired.Sources,
 	}
 }
 
@@ -231,7 +232,7 @@ func (w *worker) perform(ctx context.Context, t Target, a Action) {
 	// The end of the worker calls everything off, the end of the pod only this.
 	actionCtx, answers := ctx, true
 	switch a.(type) {
-	case EnsureSandbox, EnsureVolumes, EnsureImage:
+	case EnsureSandbox, EnsureVolumes, RefreshVolumes, EnsureImage:
 		actionCtx = w.starting
 	case StopContainer, StartProbe, StopProbe, ForgetContainer:
 		answers = false
@@ -262,7 +263,7 @@ func failsToStart(f Fact) bool {
 		return true
 	case ActionFailed:
 		switch f.Action.(type) {
-		case EnsureVolumes, EnsureSandbox, EnsureImage:
+		case EnsureVolumes, RefreshVolumes, EnsureSandbox, EnsureImage:
 			return true
 		}
 	}
@@ -348,6 +349,7 @@ func (w *worker) obey(o order) {
 	switch {
 	case o.desired != nil:
 		w.setDesired(*o.desired)
+		w.learn(SourcesChanged{At{time.Now()}})
 	case o.shorten != nil:
 		if e := w.observed.Ending; e != nil {
 			w.learn(Ending{At: At{time.Now()}, Grace: *o.shorten, Then: e.Then})

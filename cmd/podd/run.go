@@ -163,6 +163,7 @@ type agent struct {
 	runtime  *native.Runtime
 	images   *images.Store
 	store    *store.Store
+	sources  *store.Sources
 	manager  *pod.Manager
 	watcher  *manifest.Watcher
 	board    *pod.Board
@@ -241,7 +242,17 @@ func newAgent(ctx context.Context, o *runOptions, log logr.Logger) (*agent, erro
 	for _, r := range a.records {
 		loaded = append(loaded, r.Desired())
 	}
-	a.watcher = manifest.New(manifest.Config{Dir: o.manifests, Loaded: loaded, Rescan: o.rescan, Logger: log.WithName("manifests")})
+	if a.sources, err = a.store.Sources(); err != nil {
+		return nil, err
+	}
+	loadedSources, err := a.sources.List()
+	if err != nil {
+		return nil, err
+	}
+	a.watcher = manifest.New(manifest.Config{
+		Dir: o.manifests, Loaded: loaded, LoadedSources: loadedSources, Keep: a.sources.Set,
+		Rescan: o.rescan, Logger: log.WithName("manifests"),
+	})
 	watcher, err := logs.NewWatcher()
 	if err != nil {
 		return nil, err
@@ -255,8 +266,9 @@ func newAgent(ctx context.Context, o *runOptions, log logr.Logger) (*agent, erro
 }
 
 // run starts the agent's goroutines and waits for them: the manager with its
-// workers, the watcher, two servers, the three that tidy up, and those that tell
-// systemd how it goes. The first that fails ends all; pods go on whatever happens here.
+// workers, the watcher, two servers, the four that keep and tidy up, and those that
+// tell systemd how it goes. The first that fails ends all; pods go on whatever
+// happens here.
 func (a *agent) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -288,6 +300,7 @@ func (a *agent) run(ctx context.Context) error {
 	if port != nil {
 		start(func() error { return a.serveReadOnly(ctx, port) })
 	}
+	start(func() error { a.sources.Keep(ctx); return nil })
 	start(func() error { a.runtime.CompressLogs(ctx); return nil })
 	start(func() error { a.collectImages(ctx); return nil })
 	start(func() error { a.giveMemoryBack(ctx); return nil })

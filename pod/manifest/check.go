@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -17,6 +18,7 @@ import (
 func Check(files []string) (problems []Problem, pods int, err error) {
 	var failures []error
 	var all []loaded
+	var sources []loadedSource
 	byFile := map[string][]Problem{}
 	var order []string
 	for _, file := range files {
@@ -29,22 +31,26 @@ func Check(files []string) (problems []Problem, pods int, err error) {
 			if _, seen := byFile[f]; seen {
 				continue
 			}
-			data, err := read(f)
+			data, mode, err := read(f)
 			if err != nil {
 				failures = append(failures, fmt.Errorf("%s: %w", f, err))
 				continue
 			}
 			r := Parse(f, data)
 			order = append(order, f)
-			byFile[f] = r.Problems
+			byFile[f] = append(r.Problems, readableSecret(r, mode)...)
+			for _, s := range r.Sources {
+				sources = append(sources, loadedSource{source: s})
+			}
 			for _, d := range r.Desired {
 				all = append(all, loaded{desired: d})
 			}
 		}
 	}
 	set, clashes := combine(all)
-	for _, c := range clashes {
-		byFile[c.loser.Origin.File] = append(byFile[c.loser.Origin.File], c.problem())
+	_, more := combineSources(sources)
+	for _, c := range append(clashes, more...) {
+		byFile[c.loser.File] = append(byFile[c.loser.File], c.problem())
 	}
 	for _, f := range order {
 		inFileOrder(byFile[f])
@@ -85,25 +91,25 @@ func reason(err error) error {
 }
 
 // read reads a manifest, one byte more than MaxSize at most. It never waits
-// for a pipe or a device.
-func read(path string) ([]byte, error) {
+// for a pipe or a device. mode is the file's.
+func read(path string) (data []byte, mode fs.FileMode, err error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	if err != nil {
-		return nil, fmt.Errorf("cannot be read: %w", reason(err))
+		return nil, 0, fmt.Errorf("cannot be read: %w", reason(err))
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("cannot be read: %w", reason(err))
+		return nil, 0, fmt.Errorf("cannot be read: %w", reason(err))
 	case info.IsDir():
-		return nil, errors.New("cannot be read: it is a directory, not a file")
+		return nil, 0, errors.New("cannot be read: it is a directory, not a file")
 	case !info.Mode().IsRegular():
-		return nil, errors.New("cannot be read: it is not a regular file")
+		return nil, 0, errors.New("cannot be read: it is not a regular file")
 	}
-	data, err := io.ReadAll(io.LimitReader(f, MaxSize+1))
+	data, err = io.ReadAll(io.LimitReader(f, MaxSize+1))
 	if err != nil {
-		return nil, fmt.Errorf("cannot be read: %w", reason(err))
+		return nil, 0, fmt.Errorf("cannot be read: %w", reason(err))
 	}
-	return data, nil
+	return data, info.Mode(), nil
 }

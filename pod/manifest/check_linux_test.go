@@ -61,11 +61,11 @@ func TestSummaryNamesWhatKeepsRunning(t *testing.T) {
 	problem, warning := Problem{Message: "x"}, Problem{Message: "y", Warning: true}
 	for want, r := range map[string]Report{
 		"m/web.yaml: 4 problems; pod default/web keeps running as loaded at 14:02:11": {
-			File: "m/web.yaml", Problems: []Problem{problem, problem, warning, problem, problem}, Kept: []Kept{{podKey("web"), at}}},
+			File: "m/web.yaml", Problems: []Problem{problem, problem, warning, problem, problem}, Kept: []Kept{{"Pod", podKey("web"), at}}},
 		"m/web.yaml: 1 problem":  {File: "m/web.yaml", Problems: []Problem{problem}},
 		"m/web.yaml: 2 warnings": {File: "m/web.yaml", Problems: []Problem{warning, warning}},
-		"m/web.yaml: 1 problem; pod default/a keeps running as loaded before this start; pod default/b keeps running as loaded at 14:02:11": {
-			File: "m/web.yaml", Problems: []Problem{problem}, Kept: []Kept{{podKey("a"), time.Time{}}, {podKey("b"), at}}},
+		"m/web.yaml: 1 problem; pod default/a keeps running as loaded before this start; Secret default/b stays as loaded at 14:02:11": {
+			File: "m/web.yaml", Problems: []Problem{problem}, Kept: []Kept{{"Pod", podKey("a"), time.Time{}}, {"Secret", podKey("b"), at}}},
 	} {
 		if got := r.Summary(); got != want {
 			t.Errorf("got  %s\nwant %s", got, want)

@@ -15,6 +15,7 @@ import (
 	"go.yaml.in/yaml/v3"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
 )
@@ -130,7 +131,7 @@ var deadAnnotations = []string{
 
 // check reports every mistake of a defaulted pod.
 func (o *object) check(p *v1.Pod) {
-	o.checkMeta(p)
+	o.checkMeta(&p.ObjectMeta)
 	s := &p.Spec
 	o.checkPodSecurity(s)
 	o.checkNames(s)
@@ -177,7 +178,7 @@ func (o *object) check(p *v1.Pod) {
 	}
 }
 
-func (o *object) checkMeta(p *v1.Pod) {
+func (o *object) checkMeta(p *metav1.ObjectMeta) {
 	switch {
 	case p.Name == "" && o.generatesName():
 		o.say("metadata.name", "required, not given; generateName is not honoured here")
@@ -444,6 +445,9 @@ func (o *object) checkContainer(at string, c *v1.Container, s *v1.PodSpec, named
 	for i := range c.Env {
 		o.checkEnv(item(at+".env", i), &c.Env[i], s)
 	}
+	for i := range c.EnvFrom {
+		o.checkEnvFrom(item(at+".envFrom", i), &c.EnvFrom[i])
+	}
 	o.checkResources(at+".resources", &c.Resources)
 	first := map[string]string{}
 	for i, r := range c.ResizePolicy {
@@ -518,19 +522,19 @@ func (o *object) checkEnv(at string, e *v1.EnvVar, s *v1.PodSpec) {
 	if e.Value != "" {
 		o.say(at+".valueFrom", "not together with value")
 	}
-	switch {
-	case from.FieldRef != nil && from.ResourceFieldRef != nil:
-		o.say(at+".valueFrom", "expected one source; found fieldRef and resourceFieldRef")
-	case from.FieldRef == nil && from.ResourceFieldRef == nil && !o.knownUnder(at+".valueFrom"):
-		o.say(at+".valueFrom", "expected fieldRef or resourceFieldRef; found neither")
-	}
+	o.oneSource(at+".valueFrom", map[string]bool{"configMapKeyRef": from.ConfigMapKeyRef != nil, "fieldRef": from.FieldRef != nil,
+		"fileKeyRef": from.FileKeyRef != nil, "resourceFieldRef": from.ResourceFieldRef != nil, "secretKeyRef": from.SecretKeyRef != nil})
 	if f := from.FieldRef; f != nil {
-		at := at + ".valueFrom.fieldRef"
-		o.oneOf(at+".apiVersion", f.APIVersion, "v1")
-		m := keyedFieldPath.FindStringSubmatch(f.FieldPath)
-		if !slices.Contains(plainFieldPaths, f.FieldPath) && (m == nil || len(validation.IsQualifiedName(strings.ToLower(m[2]))) > 0) {
-			o.bad(at+".fieldPath", strings.Join(plainFieldPaths, ", ")+", metadata.labels['key'] or metadata.annotations['key']")
-		}
+		o.fieldRef(at+".valueFrom.fieldRef", f, plainFieldPaths)
+	}
+	if r := from.ConfigMapKeyRef; r != nil {
+		o.keyRef(at+".valueFrom.configMapKeyRef", r.Name, r.Key)
+	}
+	if r := from.SecretKeyRef; r != nil {
+		o.keyRef(at+".valueFrom.secretKeyRef", r.Name, r.Key)
+	}
+	if f := from.FileKeyRef; f != nil {
+		o.fileKeyRef(at+".valueFrom.fileKeyRef", f, s)
 	}
 	if r := from.ResourceFieldRef; r != nil {
 		o.checkResourceRef(at+".valueFrom.resourceFieldRef", r, s)

@@ -29,6 +29,11 @@ type object struct {
 	// leftOut are the names of volumes that a cluster added.
 	leftOut map[string]bool
 	visits  *visits
+	// fieldAt finds what is honoured; see [fieldAt].
+	fieldAt func(path string) *Field
+	// isSource says that it is a ConfigMap or a Secret, secret that it is a Secret:
+	// what was found there is not told.
+	isSource, secret bool
 }
 
 // visits bounds the work that aliases can cause: the values of one document,
@@ -177,6 +182,9 @@ func (o *object) tell(n *yaml.Node, path, message string) {
 
 func (o *object) add(p Problem) {
 	p.File = o.file
+	if o.secret {
+		p.Message, _, _ = strings.Cut(p.Message, "; found ")
+	}
 	if o.failed == nil {
 		o.failed = map[string]bool{}
 	}
@@ -341,7 +349,7 @@ func (o *object) decodeStruct(value *yaml.Node, v reflect.Value, path string, su
 			message := "unknown field"
 			if meant := nearest(e.name, slices.Sorted(maps.Keys(fields))); meant != "" {
 				message += "; did you mean " + strconv.Quote(meant) + "?"
-			} else if home := homeOf(path, e.name); home != "" {
+			} else if home := homeOf(path, e.name); home != "" && !o.isSource {
 				message += " here; it belongs to " + home
 			}
 			o.tell(e.key, at, message)
@@ -350,7 +358,7 @@ func (o *object) decodeStruct(value *yaml.Node, v reflect.Value, path string, su
 		at2 := place{e.key, e.value, resolved(e.value)}
 		inner := support
 		if support == Honoured {
-			line := fieldAt(bare(at))
+			line := o.fieldAt(bare(at))
 			switch {
 			case line == nil || line.Support == Refused:
 				if !o.isEmpty(at2.value, f.typ) && !o.isAddedByCluster(at, e.name) {

@@ -27,7 +27,8 @@ type directory struct {
 	files map[string]*file
 	// strays are manifests known from before whose files are not in this
 	// directory. They count until it was read once.
-	strays []loaded
+	strays       []loaded
+	straySources []loadedSource
 	// identity is the directory that was last read.
 	identity inode
 	wasRead  bool
@@ -43,6 +44,7 @@ type file struct {
 	seen     signature
 	problems []Problem
 	good     map[pod.Key]loaded
+	sources  map[pod.SourceID]loadedSource
 	// trouble says why the file cannot be read now.
 	trouble string
 }
@@ -56,7 +58,7 @@ type signature struct {
 	mtime, ctime unix.Timespec
 }
 
-func newDirectory(path string, known []pod.Desired, now func() time.Time) *directory {
+func newDirectory(path string, known []pod.Desired, sources []pod.Source, now func() time.Time) *directory {
 	d := &directory{path: path, now: now, files: map[string]*file{}}
 	info, err := os.Stat(path)
 	if err == nil && !info.IsDir() || err != nil && IsManifest(filepath.Base(path)) {
@@ -68,16 +70,33 @@ func newDirectory(path string, known []pod.Desired, now func() time.Time) *direc
 			continue
 		}
 		l := loaded{desired: k, kept: true}
-		file, err := filepath.Abs(k.Origin.File)
-		name := filepath.Base(file)
-		if err != nil || filepath.Dir(file) != here || !d.counts(name) {
+		name, inside := d.nameOf(k.Origin, here)
+		if !inside {
 			d.strays = append(d.strays, l)
 			continue
 		}
 		l.desired.Origin.File = d.shown(name)
 		d.file(name).good[k.Key] = l
 	}
+	for _, s := range sources {
+		l := loadedSource{source: s, kept: true}
+		name, inside := d.nameOf(s.Origin, here)
+		if !inside {
+			d.straySources = append(d.straySources, l)
+			continue
+		}
+		l.source.Origin.File = d.shown(name)
+		d.file(name).sources[s.ID()] = l
+	}
 	return d
+}
+
+// nameOf is the name that a manifest known from before has in this directory,
+// whose path from the root is here.
+func (d *directory) nameOf(o pod.Origin, here string) (name string, inside bool) {
+	file, err := filepath.Abs(o.File)
+	name = filepath.Base(file)
+	return name, err == nil && filepath.Dir(file) == here && d.counts(name)
 }
 
 func (d *directory) counts(name string) bool {
@@ -90,7 +109,7 @@ func (d *directory) counts(name string) bool {
 func (d *directory) file(name string) *file {
 	f := d.files[name]
 	if f == nil {
-		f = &file{good: map[pod.Key]loaded{}}
+		f = &file{good: map[pod.Key]loaded{}, sources: map[pod.SourceID]loadedSource{}}
 		d.files[name] = f
 	}
 	return f
@@ -122,7 +141,7 @@ func (d *directory) refresh(name string, ifChanged bool) {
 	if f := d.files[name]; f != nil && ifChanged && f.seen == now {
 		return
 	}
-	data, err := read(path)
+	data, mode, err := read(path)
 	f := d.file(name)
 	if err != nil {
 		f.seen = signature{}
@@ -132,7 +151,7 @@ func (d *directory) refresh(name string, ifChanged bool) {
 	}
 	f.seen = now
 	f.trouble = ""
-	f.take(Parse(path, data), d.now())
+	f.take(Parse(path, data), mode, d.now())
 }
 
 // isFresh says that a file looks other than last time and was written less than
@@ -156,13 +175,17 @@ func (f *file) keepAll() {
 		l.kept = true
 		f.good[key] = l
 	}
+	for id, l := range f.sources {
+		l.kept = true
+		f.sources[id] = l
+	}
 	f.problems = nil
 }
 
 // take replaces what a file held. Of objects that are still there with
 // mistakes the last good version stays; where parts of the file cannot be told
 // apart, that holds for every object that is missing.
-func (f *file) take(r Result, now time.Time) {
+func (f *file) take(r Result, mode fs.FileMode, now time.Time) {
 	next := map[pod.Key]loaded{}
 	for _, d := range r.Desired {
 		l := loaded{desired: d, at: now}
@@ -175,8 +198,9 @@ func (f *file) take(r Result, now time.Time) {
 		next[d.Key] = l
 	}
 	broken := map[pod.Key]bool{}
-	for _, o := range r.Objects {
-		broken[o.Key] = broken[o.Key] || o.Desired == nil && !o.Other
+	for i := range r.Objects {
+		o := &r.Objects[i]
+		broken[o.Key] = broken[o.Key] || o.broken("Pod")
 	}
 	for key, last := range f.good {
 		if _, fresh := next[key]; !fresh && (broken[key] || r.Unknown > 0) {
@@ -184,7 +208,9 @@ func (f *file) take(r Result, now time.Time) {
 			next[key] = last
 		}
 	}
-	f.good, f.problems = next, r.Problems
+	f.good = next
+	f.problems = slices.Concat(r.Problems, f.takeSources(r, now), readableSecret(r, mode))
+	inFileOrder(f.problems)
 }
 
 // remove forgets a file that is no longer there, unless it is the one watched
@@ -225,7 +251,7 @@ func (d *directory) rescan(skip func(name string) bool) bool {
 	if d.wasRead && d.identity != now {
 		d.replacedAt = time.Now()
 	}
-	d.identity, d.wasRead, d.trouble, d.strays = now, true, "", nil
+	d.identity, d.wasRead, d.trouble, d.strays, d.straySources = now, true, "", nil, nil
 	present := map[string]bool{}
 	if d.only != "" {
 		present[d.only] = true
@@ -270,12 +296,15 @@ func (d *directory) settleReplacement(manifests int) {
 	}
 }
 
-// set is everything wanted, and what is wrong, by file.
-func (d *directory) set() ([]pod.Desired, []Report) {
+// set is everything wanted, the ConfigMaps and Secrets in force, and what is
+// wrong, by file.
+func (d *directory) set() ([]pod.Desired, []pod.Source, []Report) {
 	all := slices.Clone(d.strays)
+	allSources := slices.Clone(d.straySources)
 	reports := map[string]*Report{}
 	for name, f := range d.files {
 		all = append(all, slices.Collect(maps.Values(f.good))...)
+		allSources = append(allSources, slices.Collect(maps.Values(f.sources))...)
 		r := &Report{File: d.shown(name), Problems: slices.Clone(f.problems)}
 		if f.trouble != "" {
 			r.Problems = append(r.Problems, Problem{File: r.File, Message: f.trouble})
@@ -283,8 +312,9 @@ func (d *directory) set() ([]pod.Desired, []Report) {
 		reports[r.File] = r
 	}
 	set, clashes := combine(all)
-	for _, c := range clashes {
-		if r := reports[c.loser.Origin.File]; r != nil {
+	sources, more := combineSources(allSources)
+	for _, c := range append(clashes, more...) {
+		if r := reports[c.loser.File]; r != nil {
 			r.Problems = append(r.Problems, c.problem())
 		}
 	}
@@ -298,18 +328,26 @@ func (d *directory) set() ([]pod.Desired, []Report) {
 		r := of(d.path)
 		r.Problems = append(r.Problems, Problem{File: d.path, Message: d.trouble})
 	}
-	for _, p := range set {
-		i := slices.IndexFunc(all, func(l loaded) bool { return l.kept && sameVersion(l.desired, p) })
-		if i < 0 {
-			continue
-		}
+	kept := func(k Kept, origin pod.Origin) {
 		// A file without a problem of its own is missing with its directory.
-		r := reports[p.Origin.File]
+		r := reports[origin.File]
 		if r == nil || len(r.Problems) == 0 {
 			r = of(d.path)
 		}
-		r.Kept = append(r.Kept, Kept{p.Key, all[i].at})
+		r.Kept = append(r.Kept, k)
 	}
+	for _, p := range set {
+		i := slices.IndexFunc(all, func(l loaded) bool { return l.kept && sameVersion(l.desired, p) })
+		if i >= 0 {
+			kept(Kept{"Pod", p.Key, all[i].at}, p.Origin)
+		}
+	}
+	for _, id := range slices.SortedFunc(maps.Keys(sources), compareSourceIDs) {
+		if l := sources[id]; l.kept {
+			kept(Kept{id.Kind, id.Key, l.at}, l.source.Origin)
+		}
+	}
+	attachSources(set, sources)
 	var out []Report
 	for _, r := range reports {
 		if len(r.Problems) > 0 {
@@ -318,11 +356,11 @@ func (d *directory) set() ([]pod.Desired, []Report) {
 		}
 	}
 	slices.SortFunc(out, func(a, b Report) int { return cmp.Compare(a.File, b.File) })
-	return set, out
+	return set, sourceList(sources), out
 }
 
 func sameVersion(a, b pod.Desired) bool {
-	return a.Pod == b.Pod && a.Key == b.Key && a.Origin == b.Origin && slices.Equal(a.Warnings, b.Warnings)
+	return a.Pod == b.Pod && a.Key == b.Key && a.Origin == b.Origin && slices.Equal(a.Warnings, b.Warnings) && a.Sources.Same(b.Sources)
 }
 
 func sameSet(a, b []pod.Desired) bool { return slices.EqualFunc(a, b, sameVersion) }

@@ -63,7 +63,7 @@ func TestEveryHonouredFieldIsInTheGoodExample(t *testing.T) {
 	// A field that no good manifest has could be honoured by name only.
 	given := map[string]bool{}
 	for _, file := range inputs(t, "good") {
-		data, err := read(file)
+		data, _, err := read(file)
 		must(t, err)
 		for _, c := range documents(data) {
 			for path := range placesOf(t, c) {

@@ -30,8 +30,8 @@ func examine(t testing.TB, data []byte) Result {
 			t.Fatalf("problem %+v in %d lines of\n%q", p, lines, data)
 		}
 	}
-	if len(r.Desired) == 0 && errorsIn(r.Problems) == 0 {
-		t.Fatalf("neither a pod nor a problem in\n%q", data)
+	if len(r.Desired)+len(r.Sources) == 0 && errorsIn(r.Problems) == 0 {
+		t.Fatalf("neither an object nor a problem in\n%q", data)
 	}
 	isRepeatable(t, r)
 	return r

@@ -30,8 +30,10 @@ const MaxSize = 10 << 20
 type Result struct {
 	// Objects are the file's objects in file order, good and bad.
 	Objects []Object
-	// Desired are the good ones, at most one for each namespace and name.
+	// Desired are the good pods, at most one for each namespace and name.
 	Desired []pod.Desired
+	// Sources are the good ConfigMaps and Secrets, at most one of each name.
+	Sources []pod.Source
 	// Problems are all problems and warnings in file order.
 	Problems []Problem
 	// Unknown counts the parts of the file of which not even namespace and
@@ -49,10 +51,20 @@ type Object struct {
 	Other bool
 	// Line is where the object begins, from 1.
 	Line int
-	// Desired is nil when the object has mistakes.
+	// Desired is nil when the object has mistakes or is no Pod; Source when it
+	// has mistakes or is neither ConfigMap nor Secret.
 	Desired *pod.Desired
+	Source  *pod.Source
 	// Problems are the object's problems and warnings in file order.
 	Problems []Problem
+}
+
+// good says that the object has no mistakes.
+func (o *Object) good() bool { return o.Desired != nil || o.Source != nil }
+
+// broken says that the object has mistakes and may be meant to be of a kind.
+func (o *Object) broken(kind string) bool {
+	return !o.good() && !o.Other && (o.Kind == kind || o.Kind != "Pod" && !isSourceKind(o.Kind))
 }
 
 // Parse reads one file's bytes. file is the name that problems and origins show.
@@ -60,21 +72,26 @@ func Parse(file string, data []byte) Result {
 	p := parser{file: file}
 	p.bytes(data)
 	r := p.result
-	first := map[pod.Key]int{}
+	first := map[pod.SourceID]int{}
 	for i := range r.Objects {
 		o := &r.Objects[i]
+		id := pod.SourceID{Kind: o.Kind, Key: o.Key}
+		if line, given := first[id]; given && o.good() {
+			o.Problems = append(o.Problems, Problem{File: file, Line: o.Line, Column: 1,
+				Message: givenTwice(id, pod.Origin{File: file, Line: line})})
+			o.Desired, o.Source = nil, nil
+		}
 		if o.Desired != nil {
-			if line, given := first[o.Key]; given {
-				o.Problems = append(o.Problems, Problem{File: file, Line: o.Line, Column: 1,
-					Message: givenTwice(o.Key, pod.Origin{File: file, Line: line})})
-				o.Desired = nil
-			} else {
-				first[o.Key] = o.Line
-				r.Desired = append(r.Desired, *o.Desired)
-			}
+			r.Desired = append(r.Desired, *o.Desired)
+		}
+		if o.Source != nil {
+			r.Sources = append(r.Sources, *o.Source)
+		}
+		if o.good() {
+			first[id] = o.Line
 		}
 		r.Problems = append(r.Problems, o.Problems...)
-		if o.Key.Name == "" && o.Desired == nil && !o.Other {
+		if o.Key.Name == "" && !o.good() && !o.Other {
 			r.Unknown++
 		}
 	}
@@ -94,8 +111,17 @@ func Parse(file string, data []byte) Result {
 // logs and terminals.
 const maxProblems = 500
 
-func givenTwice(key pod.Key, first pod.Origin) string {
-	return fmt.Sprintf("pod %s is given twice; the one at %s holds", key, printable(first.String()))
+// givenTwice is about objects of one kind, a Pod included, that have one name.
+func givenTwice(id pod.SourceID, first pod.Origin) string {
+	return fmt.Sprintf("%s %s is given twice; the one at %s holds", kindText(id.Kind), id.Key, printable(first.String()))
+}
+
+// kindText is a kind in the middle of a sentence.
+func kindText(kind string) string {
+	if kind == "Pod" {
+		return "pod"
+	}
+	return kind
 }
 
 type parser struct {
@@ -225,6 +251,9 @@ func (p *parser) documents(c chunk) {
 		}
 		if err != nil {
 			line, column, message := syntaxError(err, c.data)
+			if bytes.Contains(c.data, []byte("Secret")) {
+				message = unknownAnchor.ReplaceAllString(message, "unknown anchor") // it may be half a password
+			}
 			if line > 0 {
 				line += c.before
 			} else {
@@ -314,7 +343,7 @@ func (p *parser) document(root *yaml.Node, c chunk) {
 
 // newObject begins an object that stands at n.
 func (p *parser) newObject(n *yaml.Node, c chunk, v *visits, prefix string) *object {
-	o := &object{file: p.file, before: c.before, prefix: prefix, visits: v,
+	o := &object{file: p.file, before: c.before, prefix: prefix, visits: v, fieldAt: fieldAt,
 		places: map[string]place{}, failed: map[string]bool{}}
 	o.places[""] = place{nil, n, resolved(n)}
 	return o
@@ -352,6 +381,11 @@ func (p *parser) object(at *yaml.Node, c chunk, v *visits, prefix, apiVersion, k
 		o = p.newObject(at, c, v, prefix)
 		if d := o.pod(root); d != nil {
 			result.Desired, result.Key = d, d.Key
+		}
+	} else if apiVersion == "v1" && isSourceKind(kind) {
+		o = p.newObject(at, c, v, prefix)
+		if s := o.source(root, kind); s != nil {
+			result.Source, result.Key = s, s.ID().Key
 		}
 	} else {
 		result.Other = o.unserved(entries, apiVersion, kind, prefix != "")
@@ -437,7 +471,7 @@ func (e entry) nodeOrNull() *yaml.Node {
 	return e.value
 }
 
-const servedKinds = "v1 Pod, and v1 List of Pods"
+const servedKinds = "v1 Pod, ConfigMap and Secret, and v1 List of them"
 
 // unserved reports an object that is no Pod. It says whether the author can have
 // meant another kind.
@@ -461,12 +495,12 @@ func (o *object) unserved(entries map[string]entry, apiVersion, kind string, inL
 	case inList && isList(apiVersion, kind):
 		o.tell(at, "kind", "a List inside a List is not served here")
 		return true
-	case kind == "Pod":
-		o.tell(o.places["apiVersion"].at, "apiVersion", "expected v1 for a Pod; found "+quoted(apiVersion))
+	case kind == "Pod" || isSourceKind(kind):
+		o.tell(o.places["apiVersion"].at, "apiVersion", "expected v1 for a "+kind+"; found "+quoted(apiVersion))
 		return false
 	}
 	message := fmt.Sprintf("%s of %s is not served here; served: %s", quoted(kind), quoted(apiVersion), servedKinds)
-	if meant := nearest(kind, []string{"Pod", "PodList", "List"}); meant != "" && apiVersion == "v1" {
+	if meant := nearest(kind, []string{"Pod", "PodList", "List", "ConfigMap", "Secret"}); meant != "" && apiVersion == "v1" {
 		o.tell(at, "kind", message+fmt.Sprintf("; did you mean %q?", meant))
 		return false
 	}

@@ -76,6 +76,9 @@ func TestMistakesAreShownWithPlaceExpectationAndFinding(t *testing.T) {
 			for _, d := range r.Desired {
 				b.WriteString("loaded: " + d.Key.String() + "\n")
 			}
+			for _, s := range r.Sources {
+				b.WriteString("loaded: " + s.String() + "\n")
+			}
 			if errorsIn(r.Problems) == 0 {
 				t.Errorf("no problem found in %s", file)
 			}
@@ -107,6 +110,17 @@ func TestGoodManifestsAreDefaultedAsAServerWould(t *testing.T) {
 				}
 				b.WriteString("--- # " + d.Origin.String() + "\n" + string(out))
 			}
+			for _, s := range r.Sources {
+				var object any = s.Secret
+				if s.ConfigMap != nil {
+					object = s.ConfigMap
+				}
+				out, err := yaml.Marshal(object)
+				if err != nil {
+					t.Fatal(err)
+				}
+				b.WriteString("--- # " + s.Origin.String() + "\n" + string(out))
+			}
 			golden(t, strings.TrimSuffix(file, filepath.Ext(file))+".out", b.String())
 			isRepeatable(t, r)
 			agreesWithKubernetes(t, data, r)
@@ -129,6 +143,20 @@ func isRepeatable(t testing.TB, r Result) {
 		}
 		if got := again.Desired[0]; got.Key != d.Key || !equality.Semantic.DeepEqual(got.Pod, d.Pod) {
 			t.Fatalf("%s is not the same again: %s\n%s", d.Key, cmp.Diff(d.Pod, got.Pod), out)
+		}
+	}
+	for _, s := range r.Sources {
+		var object any = s.Secret
+		if s.ConfigMap != nil {
+			object = s.ConfigMap
+		}
+		out, err := yaml.Marshal(object)
+		if err != nil {
+			t.Fatalf("%s: %v", s, err)
+		}
+		again := Parse("again.yaml", out)
+		if len(again.Sources) != 1 || again.Sources[0].ID() != s.ID() || !sameSource(again.Sources[0], s) {
+			t.Fatalf("%s is not the same again: %v\n%s", s, again.Problems, out)
 		}
 	}
 }

@@ -12,14 +12,15 @@ import (
 type Report struct {
 	File     string
 	Problems []Problem
-	// Kept are the pods that keep running by a version that the file no
-	// longer holds, sorted by namespace and name.
+	// Kept are the objects that stay in force in a version that the file no
+	// longer holds: pods first, each kind sorted by namespace and name.
 	Kept []Kept
 }
 
-// Kept is a pod that runs by a manifest that is no longer in its file.
+// Kept is an object whose manifest is no longer in its file.
 type Kept struct {
-	Key pod.Key
+	Kind string // Pod, ConfigMap or Secret
+	Key  pod.Key
 	// Loaded is when the manifest was read; zero: before the agent's start.
 	Loaded time.Time
 }
@@ -42,7 +43,11 @@ func (r Report) Summary() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s: %d %s", printable(r.File), n, what)
 	for _, k := range r.Kept {
-		fmt.Fprintf(&b, "; pod %s keeps running as loaded ", k.Key)
+		what := "stays"
+		if k.Kind == "Pod" {
+			what = "keeps running"
+		}
+		fmt.Fprintf(&b, "; %s %s %s as loaded ", kindText(k.Kind), k.Key, what)
 		if k.Loaded.IsZero() {
 			b.WriteString("before this start")
 		} else {

@@ -31,9 +31,10 @@ type loaded struct {
 	kept bool
 }
 
-// clash is a pod that another file, or an earlier line, gives too.
+// clash is an object that another file, or an earlier line, gives too.
 type clash struct {
-	loser pod.Desired
+	id    pod.SourceID // of kind Pod too
+	loser pod.Origin
 	first pod.Origin
 }
 
@@ -55,7 +56,7 @@ func combine(all []loaded) (set []pod.Desired, clashes []clash) {
 	for _, l := range all {
 		if origin, given := first[l.desired.Key]; given {
 			if !l.kept {
-				clashes = append(clashes, clash{l.desired, origin})
+				clashes = append(clashes, clash{pod.SourceID{Kind: "Pod", Key: l.desired.Key}, l.desired.Origin, origin})
 			}
 			continue
 		}
@@ -70,5 +71,5 @@ func combine(all []loaded) (set []pod.Desired, clashes []clash) {
 
 // problem tells the author of the second of two equal names.
 func (c clash) problem() Problem {
-	return Problem{File: c.loser.Origin.File, Line: c.loser.Origin.Line, Column: 1, Message: givenTwice(c.loser.Key, c.first)}
+	return Problem{File: c.loser.File, Line: c.loser.Line, Column: 1, Message: givenTwice(c.id, c.first)}
 }

@@ -22,6 +22,12 @@ type Config struct {
 	// Loaded are the last good manifests known from before, with their
 	// origins. They stand in for what cannot be read at the start.
 	Loaded []pod.Desired
+	// LoadedSources are the same for ConfigMaps and Secrets.
+	LoadedSources []pod.Source
+	// Keep receives the ConfigMaps and Secrets in force, sorted by kind, namespace
+	// and name, whenever they change. It is called from Run's goroutine and must
+	// return at once. Nil: nobody wants to know.
+	Keep func([]pod.Source)
 	// Rescan is how often everything is looked at again; zero means 20 s.
 	Rescan time.Duration
 	// Settle is how long a file that is open for writing must be quiet before
@@ -46,7 +52,8 @@ const (
 	missingPause = time.Second
 )
 
-// Watcher keeps the wanted set of pods in step with a directory. A change of a
+// Watcher keeps the wanted set of pods in step with a directory, each pod with
+// the ConfigMaps and Secrets that it names. A change of a
 // file takes effect when its write has settled: at once when it was renamed into
 // place or closed. Where a file is a link, a change of what it points to outside
 // the directory is seen at the next rescan.
@@ -94,17 +101,22 @@ func (w *Watcher) Run(ctx context.Context, out chan<- []pod.Desired) error {
 	}
 	defer in.close()
 	w.inotify = in
-	w.dir = newDirectory(w.config.Dir, w.config.Loaded, w.config.Now)
+	w.dir = newDirectory(w.config.Dir, w.config.Loaded, w.config.LoadedSources, w.config.Now)
 	w.rescan()
 
 	var last []pod.Desired
 	var pending []pod.Desired
+	kept := w.config.LoadedSources
 	sent, waiting := false, false
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		set, reports := w.dir.set()
+		set, sources, reports := w.dir.set()
 		w.publish(reports)
+		if w.config.Keep != nil && w.dir.wasRead && !sameSourceList(sources, kept) {
+			w.config.Keep(sources)
+			kept = sources
+		}
 		switch {
 		case !w.dir.wasRead && len(set) == 0:
 			waiting = false

@@ -696,10 +696,10 @@ func TestLostEventsAreMadeUpForByLookingAtEverything(t *testing.T) {
 	must(t, err)
 	defer in.close()
 	w := New(Config{Dir: dir, Logger: logr.Discard()})
-	w.inotify, w.dir = in, newDirectory(dir, nil, time.Now)
+	w.inotify, w.dir = in, newDirectory(dir, nil, nil, time.Now)
 	must(t, os.WriteFile(filepath.Join(dir, "web.yaml"), []byte(manifest("web", "a")), 0o644))
 	w.handle([]event{{lost: true}})
-	if set, _ := w.dir.set(); names(set) != "web=a" {
+	if set, _, _ := w.dir.set(); names(set) != "web=a" {
 		t.Errorf("set is %q, want web=a", names(set))
 	}
 }

@@ -154,6 +154,9 @@ func (r *Runtime) start(ctx context.Context, t pod.Target, a pod.StartContainer)
 	return started, nil
 }
 
+// maxEnvFileBytes is how much of a file variables are read from.
+const maxEnvFileBytes = 1 << 20
+
 // makeDirs makes the directories of a container's attempt.
 func (r *Runtime) makeDirs(t pod.Target, container string, attempt int) error {
 	if err := os.MkdirAll(r.attemptDir(t.UID, container, attempt), 0o700); err != nil {
@@ -179,6 +182,10 @@ func (r *Runtime) specInput(t pod.Target, c *v1.Container, img *images.Image, ro
 		PodIPs:   ips, HostIPs: r.HostIPs, NodeName: r.NodeName, Hostname: hostname,
 		NodeCPUMilli: r.host.cpuMilli, NodeMemoryBytes: r.host.memoryBytes, NodeEphemeralBytes: r.host.diskBytes,
 		Capabilities: r.host.caps, CPUs: runtime.NumCPU(),
+		Objects: t.Sources,
+		EnvFile: func(volume, path string) ([]byte, error) {
+			return volumes.ReadFile(r.volumesPod(t), volumeOf(t.Pod, volume), path, maxEnvFileBytes)
+		},
 		Mounts: mounts, CgroupV2: r.host.cgroupV2, Kernel: r.host.kernel, Arch: runtime.GOARCH,
 		LocalhostProfile: func(name string) ([]byte, error) {
 			return os.ReadFile(filepath.Join(r.RootDir, "seccomp", filepath.Clean("/"+name)))

@@ -154,6 +154,8 @@ func (r *Runtime) Perform(ctx context.Context, t pod.Target, a pod.Action, repor
 		r.ensureSandbox(ctx, t, a, report)
 	case pod.EnsureVolumes:
 		r.ensureVolumes(ctx, t, report)
+	case pod.RefreshVolumes:
+		report(pod.VolumesReady{At: now()}) // no kind of volume has files of its own yet
 	case pod.EnsureImage:
 		r.ensureImage(ctx, t, a, report)
 	case pod.StartContainer:

@@ -148,6 +148,7 @@ var app = pod.StartContainer{Container: "app", ID: contractID("a")}
 func repeatedActions(c *contract) {
 	c.up("sleep", "3600")
 	expect[pod.VolumesReady](c, pod.EnsureVolumes{})
+	expect[pod.VolumesReady](c, pod.RefreshVolumes{})
 	again := expect[pod.SandboxUp](c, pod.EnsureSandbox{ID: c.target.SandboxID})
 	if len(again.IPs) != len(c.target.IPs) || len(again.IPs) > 0 && again.IPs[0] != c.target.IPs[0] {
 		c.Errorf("the sandbox's addresses were %v and are %v", c.target.IPs, again.IPs)

@@ -450,6 +450,8 @@ func nameOf(a pod.Action) (kind, container string) {
 		return "sandbox", ""
 	case pod.EnsureVolumes:
 		return "volumes", ""
+	case pod.RefreshVolumes:
+		return "refresh", ""
 	case pod.EnsureImage:
 		return "image", a.Container
 	case pod.StartContainer:
@@ -474,6 +476,8 @@ func Describe(a pod.Action) string {
 		return "ensure sandbox"
 	case pod.EnsureVolumes:
 		return "ensure volumes"
+	case pod.RefreshVolumes:
+		return "refresh volumes"
 	case pod.EnsureImage:
 		return fmt.Sprintf("ensure image of %s", a.Container)
 	case pod.StartContainer:
@@ -509,7 +513,7 @@ func (f *Fake) perform(t pod.Target, a pod.Action, kind, container string, repor
 		fail, fails = f.failing[kind]
 	}
 	switch a := a.(type) {
-	case pod.EnsureVolumes:
+	case pod.EnsureVolumes, pod.RefreshVolumes:
 		if fails {
 			return pod.VolumesFailed{At: at, Volume: fail.reason, Message: fail.message}
 		}

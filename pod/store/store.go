@@ -7,6 +7,8 @@
 // owns these two files and nothing else in the two directories; what a record
 // means is [pod.Record]'s matter.
 //
+// Beside them it keeps ConfigMaps and Secrets; see [Sources].
+//
 // Read first: [Open], [Store.List], and parse.
 package store
 
@@ -214,12 +216,17 @@ func (s *Store) read(dir string, uid types.UID, name string) (file, bool) {
 	if err == nil {
 		return f, true
 	}
-	aside := full + ".bad-" + time.Now().UTC().Format("20060102T150405.000000000")
-	if renameErr := os.Rename(full, aside); renameErr != nil {
-		aside = full + " (" + renameErr.Error() + ")"
-	}
-	s.config.Logger.Error(err, "cannot read the record of a pod; it is set aside", "file", aside, "uid", string(uid))
+	s.config.Logger.Error(err, "cannot read the record of a pod; it is set aside", "file", setAside(full), "uid", string(uid))
 	return file{}, false
+}
+
+// setAside gives a file that cannot be read another name, which it returns.
+func setAside(path string) string {
+	aside := path + ".bad-" + time.Now().UTC().Format("20060102T150405.000000000")
+	if err := os.Rename(path, aside); err != nil {
+		return path + " (" + err.Error() + ")"
+	}
+	return aside
 }
 
 // parse reads a file's content. What it accepts can be written back.
