@@ -25,7 +25,7 @@ func (c Config) exec(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case !hasContainer(p, container):
 		err = apierrors.NewBadRequest(fmt.Sprintf("container %s is not valid for pod %s", container, p.Name))
-	case status == nil || status.State.Running == nil:
+	case status == nil || !pod.HasProcess(status):
 		err = apierrors.NewBadRequest(fmt.Sprintf("container not found (%q): it does not run", container))
 	case len(q["command"]) == 0:
 		err = apierrors.NewBadRequest("you must specify at least one command for the container")

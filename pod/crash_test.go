@@ -17,10 +17,10 @@ const crashing = `
 -- web.yaml --
 spec:
   initContainers:
-  - {name: proxy, restartPolicy: Always, startupProbe: {tcpSocket: {port: 1}}, readinessProbe: {tcpSocket: {port: 1}}}
+  - {name: proxy, restartPolicy: Always, startupProbe: {tcpSocket: {port: 1}}, readinessProbe: {tcpSocket: {port: 1}}, lifecycle: {preStop: {exec: {command: [bye]}}}}
   - {name: fetch}
   containers:
-  - {name: app, livenessProbe: {tcpSocket: {port: 1}}, readinessProbe: {tcpSocket: {port: 1}}}
+  - {name: app, livenessProbe: {tcpSocket: {port: 1}}, readinessProbe: {tcpSocket: {port: 1}}, lifecycle: {postStart: {sleep: {seconds: 1}}, preStop: {sleep: {seconds: 2}}}}
   - {name: crash}
 -- job.yaml --
 spec:

@@ -186,8 +186,8 @@ func (p *planner) inSandbox(name string) bool {
 }
 
 // startRegular starts the regular containers. Their first starts in a sandbox
-// come in the order of the spec, each once the one before has started or
-// failed to; restarts wait for nobody.
+// come in the order of the spec, each once the one before has started, its
+// postStart hook included, or failed to; restarts wait for nobody.
 func (p *planner) startRegular() {
 	inTurn := true
 	for i := range p.pod.Spec.Containers {
@@ -195,6 +195,8 @@ func (p *planner) startRegular() {
 		state := p.o.Containers[c.Name]
 		switch {
 		case state.Exit != nil && !restarts(p.pod, c, *state.Exit):
+		case inPostStart(c, state):
+			inTurn = false
 		case state.Starting == nil && p.inSandbox(c.Name):
 			p.start(c)
 		case inTurn:
@@ -225,19 +227,26 @@ func (p *planner) start(c *v1.Container) (underWay bool) {
 	return true
 }
 
-// probe starts the probes of running containers and stops the containers that
-// failed them. Liveness and readiness wait for the startup probe.
+// probe runs the postStart hooks and the probes of running containers and stops
+// the containers that failed them. Probes wait for the hook, liveness and
+// readiness for the startup probe.
 func (p *planner) probe() {
 	for _, c := range allContainers(p.pod) {
-		r := p.o.Containers[c.Name].Running
-		if r == nil || r.Stop != nil {
+		state := p.o.Containers[c.Name]
+		r := state.Running
+		if r == nil {
 			continue
 		}
 		switch {
+		case r.postStartFailed() != "":
+			p.stopAlone(c.Name, podGrace(p.pod))
 		case r.Startup == VerdictFailure:
-			p.stop(c.Name, probeGrace(p.pod, c.StartupProbe))
+			p.stopAlone(c.Name, probeGrace(p.pod, c.StartupProbe))
 		case r.Liveness == VerdictFailure:
-			p.stop(c.Name, probeGrace(p.pod, c.LivenessProbe))
+			p.stopAlone(c.Name, probeGrace(p.pod, c.LivenessProbe))
+		case r.Stop != nil:
+		case !up(c, state):
+			p.postStart(c)
 		case c.StartupProbe != nil && r.Startup != VerdictSuccess:
 			p.startProbe(c, StartupProbe, VerdictUnknown)
 		default:
@@ -272,24 +281,63 @@ func (p *planner) stopProbe(name string, kind ProbeKind) {
 	}
 }
 
-// stop asks a running container to end within grace, unless it was already
-// asked to end as soon or sooner.
-func (p *planner) stop(name string, grace time.Duration) {
+// stopAlone ends one container of a pod that goes on, within grace from when
+// that was begun.
+func (p *planner) stopAlone(name string, grace time.Duration) {
+	since := p.now
+	switch r := p.o.Containers[name].Running; {
+	case r.Stop != nil && r.Stop.Signalled:
+		return
+	case r.Stop != nil:
+		since = r.Stop.Since
+	case r.PreStop != nil: // begun by an agent that ended
+		since = r.PreStop.Since
+	}
+	p.stop(name, since, since.Add(grace), true)
+}
+
+// stop asks a running container to end by the deadline, unless it was already
+// asked to end as soon or sooner: its preStop hook first, then the stop signal
+// once it is its turn. The signal comes at the deadline at the latest, and
+// SIGKILL never less than [stopGrace] after it. What is left of the grace period
+// counts in whole seconds, a begun one as a whole one.
+// Source: kubelet, pkg/kubelet/kuberuntime/kuberuntime_container.go, killContainer.
+func (p *planner) stop(name string, since, deadline time.Time, inTurn bool) {
 	c := p.o.Containers[name]
-	grace = max(grace, stopGrace)
 	if c.Running == nil || !p.due(c.Retry.At) {
 		return
 	}
-	if c.Running.Stop != nil && !c.Running.Stop.Deadline.After(p.now.Add(grace)) {
+	stop := c.Running.Stop
+	if stop != nil && stop.Deadline.Before(deadline) {
+		deadline = stop.Deadline
+	}
+	if stop == nil || !stop.Signalled {
+		switch waits := p.preStop(name, since, deadline); {
+		case waits:
+			return
+		case !inTurn && p.now.Before(deadline):
+			p.wake(deadline)
+			return
+		}
+	}
+	grace := max(wholeSeconds(deadline.Sub(p.now)), stopGrace)
+	// Rounding alone makes nothing earlier.
+	if stop != nil && stop.Signalled && stop.Deadline.Before(p.now.Add(grace+time.Second)) {
 		return
 	}
 	p.do(StopContainer{Container: name, ID: c.Running.ID, Grace: grace})
 }
 
+// wholeSeconds counts a begun second as a whole one.
+func wholeSeconds(d time.Duration) time.Duration {
+	return (d + time.Second - 1).Truncate(time.Second)
+}
+
 // finish ends what is left of a pod that has run to its end: sidecars do not
 // keep a pod alive. Volumes, logs and record stay.
 func (p *planner) finish() {
-	if p.stopAll(finishedAt(p.pod, p.o).Add(podGrace(p.pod))) {
+	at := finishedAt(p.pod, p.o)
+	if p.stopAll(at, at.Add(endingGrace(podGrace(p.pod)))) {
 		p.destroySandbox()
 	}
 }
@@ -297,7 +345,7 @@ func (p *planner) finish() {
 // end carries out an [Ending].
 func (p *planner) end() {
 	e := p.o.Ending
-	if !p.stopAll(e.Deadline) {
+	if !p.stopAll(e.Since, e.Deadline) {
 		return
 	}
 	switch {
@@ -333,13 +381,13 @@ func (p *planner) destroySandbox() {
 	}
 }
 
-// stopAll stops every container within what is left until the deadline:
-// sidecars after all others, the last one first. Liveness and startup probes
+// stopAll stops every container within what is left until the deadline. All
+// preStop hooks begin at once; the stop signal of a sidecar comes after all
+// others have exited, the last sidecar's first. Liveness and startup probes
 // end; readiness goes on while the pod drains. It says whether nothing runs any
 // more, or whether waiting for it has been long enough.
-func (p *planner) stopAll(deadline time.Time) bool {
-	grace := deadline.Sub(p.now)
-	late := grace <= 0
+func (p *planner) stopAll(since, deadline time.Time) bool {
+	late := !p.now.Before(deadline)
 	var sidecars []string // first to last
 	for i := range p.pod.Spec.InitContainers {
 		if c := &p.pod.Spec.InitContainers[i]; isSidecar(c) {
@@ -353,17 +401,14 @@ func (p *planner) stopAll(deadline time.Time) bool {
 		if slices.Contains(sidecars, name) {
 			continue
 		}
-		p.stop(name, grace)
+		p.stop(name, since, deadline, true)
 		waiting = waiting || p.alive(name)
 	}
 	for _, name := range slices.Backward(sidecars) {
-		if waiting && !late {
-			break
-		}
-		p.stop(name, grace)
+		p.stop(name, since, deadline, !waiting)
 		waiting = waiting || p.alive(name)
 	}
-	if !waiting && !slices.ContainsFunc(sidecars, p.alive) {
+	if !waiting {
 		return true
 	}
 	if !late {

@@ -48,6 +48,8 @@ func Events(d Desired, before, after Observed, f Fact) []Event {
 		}
 	case ProbeResult:
 		t.probed(f)
+	case HookDone:
+		t.hookDone(f)
 	case PodFailed:
 		t.whole(v1.EventTypeNormal, f.Reason, f.Message)
 	case Noted:
@@ -111,7 +113,11 @@ func (t *teller) begun(before Observed, a Action) {
 			t.whole(v1.EventTypeNormal, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
 		}
 	case StopContainer:
-		if r := before.Containers[a.Container].Running; r != nil && r.Stop == nil {
+		if r := before.Containers[a.Container].Running; r != nil && r.Stop == nil && r.PreStop == nil {
+			t.container(a.Container, v1.EventTypeNormal, "Killing", killingMessage(t.pod, before, a.Container))
+		}
+	case RunHook:
+		if r := before.Containers[a.Container].Running; a.Kind == PreStop && r != nil && r.PreStop == nil {
 			t.container(a.Container, v1.EventTypeNormal, "Killing", killingMessage(t.pod, before, a.Container))
 		}
 	case DestroySandbox:
@@ -128,6 +134,8 @@ func killingMessage(pod *v1.Pod, o Observed, name string) string {
 	probe := ""
 	switch {
 	case o.Ending != nil || finished(pod, o):
+	case r.postStartFailed() != "":
+		return reasonFailedPostStartHook
 	case r.Startup == VerdictFailure:
 		probe = "startup"
 	case r.Liveness == VerdictFailure:
@@ -215,6 +223,20 @@ func (t *teller) imageFailed(name, image, reason, message string) {
 		t.container(name, v1.EventTypeWarning, reasonFailed, "Error: "+reasonImagePullBackOff)
 	}
 }
+
+// hookDone tells of a hook that failed. Why stays out of the event: what a hook
+// says may be secret. The status of the container tells it.
+func (t *teller) hookDone(f HookDone) {
+	switch {
+	case f.Failure == "":
+	case f.Kind == PostStart:
+		t.container(f.Container, v1.EventTypeWarning, reasonFailedPostStartHook, "PostStartHook failed")
+	default:
+		t.container(f.Container, v1.EventTypeWarning, "FailedPreStopHook", "PreStopHook failed")
+	}
+}
+
+const reasonFailedPostStartHook = "FailedPostStartHook"
 
 func (t *teller) probed(f ProbeResult) {
 	switch f.Outcome {

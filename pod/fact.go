@@ -286,6 +286,8 @@ func Apply(o Observed, f Fact) Observed {
 		return containerExited(o, f)
 	case ProbeResult:
 		return probeResult(o, f)
+	case HookDone:
+		return o.withRunning(f.Container, f.ID, func(r *Running) { r.hookDone(f.Kind, f.Failure) })
 	case ActionFailed:
 		return actionFailed(o, f)
 	case Ending:
@@ -321,7 +323,12 @@ func begun(o Observed, a Action, now time.Time) Observed {
 		c.Image.Ready = false // a restart asks again, by the pull policy
 		return o.with(a.Container, c)
 	case StopContainer:
-		return o.withRunning(a.Container, a.ID, func(r *Running) { r.stop(now.Add(a.Grace)) })
+		return o.withRunning(a.Container, a.ID, func(r *Running) {
+			r.stop(now, now.Add(a.Grace))
+			r.Stop.Signalled = true
+		})
+	case RunHook:
+		return o.withRunning(a.Container, a.ID, func(r *Running) { r.hookBegun(a) })
 	case StartProbe:
 		return o.withRunning(a.Container, a.ID, func(r *Running) {
 			r.Probes = maps.Clone(r.Probes)
@@ -369,17 +376,23 @@ func (o Observed) withRunning(name, id string, change func(*Running)) Observed {
 
 // stop notes that SIGKILL comes at the deadline. The first reason stays: what
 // a probe began, the end of the pod only shortens.
-func (r *Running) stop(deadline time.Time) {
+func (r *Running) stop(now, deadline time.Time) {
+	if r.Stop != nil {
+		again := *r.Stop
+		again.Deadline = deadline
+		r.Stop = &again
+		return
+	}
 	reason := StopEnding
 	switch {
-	case r.Stop != nil:
-		reason = r.Stop.Reason
+	case r.postStartFailed() != "":
+		reason = StopHook
 	case r.Startup == VerdictFailure:
 		reason = StopStartup
 	case r.Liveness == VerdictFailure:
 		reason = StopLiveness
 	}
-	r.Stop = &Stop{Deadline: deadline, Reason: reason}
+	r.Stop = &Stop{Since: now, Deadline: deadline, Reason: reason}
 }
 
 // publish replaces one of the verdicts.
@@ -420,6 +433,9 @@ func (c Container) attempted(a Attempt, sandbox string, now time.Time) Container
 
 // exited returns c after its newest attempt ended.
 func (c Container) exited(e Exit) Container {
+	if failure := c.Running.postStartFailed(); failure != "" {
+		c.Retry = Retry{Reason: reasonPostStartHookError, Message: failure}
+	}
 	c.Running, c.Starting, c.Exit = nil, nil, &e
 	c.Old = withAttempt(c.Old, Attempt{ID: e.ID, Attempt: e.Attempt})
 	return c
@@ -681,7 +697,9 @@ func actionFailed(o Observed, f ActionFailed) Observed {
 		if c.Running != nil && c.Running.ID == a.ID {
 			c.Retry = c.Retry.failed(f.Time, actionDelay, actionDelayMax, "", f.Err)
 			o = o.with(a.Container, c)
-			return o.withRunning(a.Container, a.ID, func(r *Running) { r.Stop = nil })
+			return o.withRunning(a.Container, a.ID, func(r *Running) {
+				r.Stop = &Stop{Since: r.Stop.Since, Deadline: r.Stop.Deadline, Reason: r.Stop.Reason}
+			})
 		}
 	case DestroySandbox:
 		if o.Sandbox.Phase == SandboxDestroying {
@@ -701,9 +719,9 @@ func actionFailed(o Observed, f ActionFailed) Observed {
 const reasonErrImagePull = "ErrImagePull"
 
 // ending merges a new wish for the pod's end with one under way: the grace
-// period only shrinks, and a removal is never taken back.
+// period is at least a second and only shrinks, and a removal is never taken back.
 func ending(under *EndingState, f Ending) *EndingState {
-	e := EndingState{Since: f.Time, Deadline: f.Time.Add(f.Grace), Then: f.Then}
+	e := EndingState{Since: f.Time, Deadline: f.Time.Add(endingGrace(f.Grace)), Then: f.Then}
 	if under == nil {
 		return &e
 	}
@@ -765,7 +783,8 @@ func foundAttempts(c Container, attempts []FoundContainer, sandbox string, f Ins
 			c.Running = &Running{ID: a.ID, StartedAt: a.StartedAt}
 		}
 		r := *c.Running
-		r.Pid, r.Probes, r.Stop = a.Pid, nil, nil
+		r.Pid = a.Pid
+		r.forgetErrands()
 		c.Running, recorded = &r, nil
 		if a.Exit != nil {
 			e := c.exitOf(*a.Exit)

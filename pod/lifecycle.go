@@ -29,9 +29,10 @@ func sortedNames(containers map[string]Container) []string {
 	return slices.Sorted(maps.Keys(containers))
 }
 
-// started says whether a container runs and has passed its startup probe.
+// started says whether a container runs and has passed its postStart hook and
+// its startup probe.
 func started(c *v1.Container, state Container) bool {
-	return state.Running != nil && (c.StartupProbe == nil || state.Running.Startup == VerdictSuccess)
+	return up(c, state) && (c.StartupProbe == nil || state.Running.Startup == VerdictSuccess)
 }
 
 // ready says whether a container that keeps running is ready to serve.
@@ -140,6 +141,10 @@ func podGrace(pod *v1.Pod) time.Duration {
 	}
 	return stopGrace
 }
+
+// endingGrace is what a whole pod gets to end when it is given grace: at least
+// a second.
+func endingGrace(grace time.Duration) time.Duration { return max(grace, time.Second) }
 
 // probeGrace is the grace period of a container that failed a probe.
 func probeGrace(pod *v1.Pod, probe *v1.Probe) time.Duration {

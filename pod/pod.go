@@ -170,15 +170,21 @@ type Running struct {
 	Startup   Verdict `json:"startup,omitempty"`
 	Liveness  Verdict `json:"liveness,omitempty"`
 	Readiness Verdict `json:"readiness,omitempty"`
+	// PostStart and PreStop are its lifecycle hooks; nil: not begun.
+	PostStart *Hook `json:"postStart,omitempty"`
+	PreStop   *Hook `json:"preStop,omitempty"`
 	// Probes are the loops that were started in this life of the agent.
 	Probes map[ProbeKind]bool `json:"-"`
 	Stop   *Stop              `json:"-"`
 }
 
-// Stop is a StopContainer that was begun.
+// Stop is the end of a container that was begun: with its preStop hook if it
+// has one, with a StopContainer otherwise.
 type Stop struct {
-	Deadline time.Time // SIGKILL follows
-	Reason   StopReason
+	Since     time.Time
+	Deadline  time.Time // SIGKILL follows
+	Reason    StopReason
+	Signalled bool // a StopContainer was begun
 }
 
 // StopReason is why a running container is stopped.
@@ -188,6 +194,7 @@ const (
 	StopEnding   StopReason = "ending"   // the pod ends
 	StopLiveness StopReason = "liveness" // its liveness probe failed
 	StopStartup  StopReason = "startup"  // its startup probe failed
+	StopHook     StopReason = "hook"     // its postStart hook failed
 	StopLost     StopReason = "lost"     // it ended with its sandbox or the machine
 )
 

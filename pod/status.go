@@ -84,6 +84,9 @@ func (s reporter) container(c *v1.Container, init bool) v1.ContainerStatus {
 	}
 	last := state.Last
 	switch {
+	case state.Running != nil && !up(c, state):
+		status.State.Waiting = s.postStarting(state)
+		status.ContainerID = containerID(state.Running.ID)
 	case state.Running != nil:
 		status.State.Running = &v1.ContainerStateRunning{StartedAt: seconds(state.Running.StartedAt)}
 		status.ContainerID = containerID(state.Running.ID)
@@ -131,11 +134,24 @@ func (s reporter) waiting(c *v1.Container, state Container) *v1.ContainerStateWa
 	case state.Exit != nil && (state.Starting != nil || s.inSandbox(state)):
 		return nil // it restarts this very moment
 	}
-	reason := "ContainerCreating"
+	return &v1.ContainerStateWaiting{Reason: s.creating(), Message: s.holdUp()}
+}
+
+// creating is the reason of a container that is on its way.
+func (s reporter) creating() string {
 	if len(s.pod.Spec.InitContainers) > 0 {
-		reason = "PodInitializing"
+		return "PodInitializing"
 	}
-	return &v1.ContainerStateWaiting{Reason: reason, Message: s.holdUp()}
+	return "ContainerCreating"
+}
+
+// postStarting says of a container that runs that its postStart hook keeps it
+// from being shown so.
+func (s reporter) postStarting(state Container) *v1.ContainerStateWaiting {
+	if failure := state.Running.postStartFailed(); failure != "" {
+		return &v1.ContainerStateWaiting{Reason: reasonPostStartHookError, Message: failure}
+	}
+	return &v1.ContainerStateWaiting{Reason: s.creating(), Message: "waiting for its postStart hook"}
 }
 
 const (
@@ -272,8 +288,8 @@ func (s reporter) phase() v1.PodPhase {
 		}
 	}
 	for i := range s.pod.Spec.Containers {
-		c := s.o.Containers[s.pod.Spec.Containers[i].Name]
-		if c.Running == nil && c.Exit == nil && c.Last == nil {
+		spec := &s.pod.Spec.Containers[i]
+		if c := s.o.Containers[spec.Name]; !up(spec, c) && c.Exit == nil && c.Last == nil {
 			return v1.PodPending
 		}
 	}

@@ -234,7 +234,7 @@ func (w *worker) perform(ctx context.Context, t Target, a Action) {
 	switch a.(type) {
 	case EnsureSandbox, EnsureVolumes, RefreshVolumes, EnsureImage:
 		actionCtx = w.starting
-	case StopContainer, StartProbe, StopProbe, ForgetContainer:
+	case StopContainer, StartProbe, StopProbe, ForgetContainer, RunHook:
 		answers = false
 	}
 	w.errands.Go(func() {

@@ -39,12 +39,21 @@ type Header struct{ Name, Value string }
 // proxies not used, connections not kept.
 // Source: kubelet, pkg/probe/http.
 func HTTP(get HTTPGet, dial Dial) Check {
-	template, err := probeRequest(get)
+	template, err := newRequest(get, UserAgent)
 	if err != nil {
 		return func(context.Context) Attempt { return errored(err) }
 	}
+	client := newClient(dial)
+	return func(ctx context.Context) Attempt {
+		return getOnce(ctx, client, template)
+	}
+}
+
+// newClient returns the client of probes and hooks: it verifies no certificate,
+// uses no proxy and keeps no connection.
+func newClient(dial Dial) *http.Client {
 	dial = dial.orDefault()
-	client := &http.Client{
+	return &http.Client{
 		Transport: bySchemes{
 			plain: oneShot{dial},
 			secure: &http.Transport{
@@ -57,9 +66,6 @@ func HTTP(get HTTPGet, dial Dial) Check {
 			},
 		},
 		CheckRedirect: checkRedirect,
-	}
-	return func(ctx context.Context) Attempt {
-		return getOnce(ctx, client, template)
 	}
 }
 
@@ -115,8 +121,8 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 	return nil
 }
 
-// probeRequest builds the request that every attempt sends a copy of.
-func probeRequest(get HTTPGet) (*http.Request, error) {
+// newRequest builds the request that every attempt sends a copy of.
+func newRequest(get HTTPGet, userAgent string) (*http.Request, error) {
 	u, err := url.Parse(get.Path)
 	if err != nil {
 		u = &url.URL{Path: get.Path} // passed on as it is
@@ -134,7 +140,7 @@ func probeRequest(get HTTPGet) (*http.Request, error) {
 		req.Header.Add(h.Name, h.Value)
 	}
 	if _, given := req.Header["User-Agent"]; !given {
-		req.Header.Set("User-Agent", UserAgent)
+		req.Header.Set("User-Agent", userAgent)
 	}
 	if _, given := req.Header["Accept"]; !given {
 		req.Header.Set("Accept", "*/*")

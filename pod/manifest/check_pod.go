@@ -171,6 +171,9 @@ func (o *object) check(p *v1.Pod) {
 				o.say(at+"."+name, "not for init containers without restartPolicy: Always")
 			}
 		}
+		if c.Lifecycle != nil && !sidecar && !o.isFailed(at+".restartPolicy") {
+			o.say(at+".lifecycle", "not for init containers without restartPolicy: Always")
+		}
 		o.checkContainer(at, c, s, named, volumes, map[string]string{})
 	}
 	for i := range s.Containers {
@@ -467,6 +470,7 @@ func (o *object) checkContainer(at string, c *v1.Container, s *v1.PodSpec, named
 			o.checkProbe(at+"."+name, name, probe, c)
 		}
 	}
+	o.checkLifecycle(at+".lifecycle", c, s)
 }
 
 func (o *object) checkPorts(at string, ports []v1.ContainerPort, onHost bool, hostPorts map[string]string) {
@@ -695,13 +699,7 @@ func (o *object) checkProbe(at, kind string, p *v1.Probe, c *v1.Container) {
 	}
 	if get := p.HTTPGet; get != nil {
 		given = append(given, "httpGet")
-		o.probePort(at+".httpGet.port", get.Port, c)
-		o.oneOf(at+".httpGet.scheme", string(get.Scheme), "HTTP", "HTTPS")
-		for i, h := range get.HTTPHeaders {
-			if !headerName.MatchString(h.Name) {
-				o.bad(item(at+".httpGet.httpHeaders", i)+".name", "letters, digits and '-'")
-			}
-		}
+		o.checkRequest(at+".httpGet", get, c)
 	}
 	if p.TCPSocket != nil {
 		given = append(given, "tcpSocket")
@@ -738,8 +736,19 @@ func (o *object) checkProbe(at, kind string, p *v1.Probe, c *v1.Container) {
 	}
 }
 
-// probePort checks the port of a probe, a number or the name of one of the
-// container's ports.
+// checkRequest checks the request of a probe or a hook.
+func (o *object) checkRequest(at string, get *v1.HTTPGetAction, c *v1.Container) {
+	o.probePort(at+".port", get.Port, c)
+	o.oneOf(at+".scheme", string(get.Scheme), "HTTP", "HTTPS")
+	for i, h := range get.HTTPHeaders {
+		if !headerName.MatchString(h.Name) {
+			o.bad(item(at+".httpHeaders", i)+".name", "letters, digits and '-'")
+		}
+	}
+}
+
+// probePort checks the port of a probe or a hook, a number or the name of one of
+// the container's ports.
 func (o *object) probePort(at string, port intstr.IntOrString, c *v1.Container) {
 	if port.Type == intstr.Int {
 		if port.IntVal < 1 || port.IntVal > math.MaxUint16 {

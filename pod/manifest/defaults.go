@@ -85,13 +85,22 @@ func containerDefaults(c *v1.Container, hostNetwork bool) {
 		setDefault(&probe.PeriodSeconds, 10)
 		setDefault(&probe.SuccessThreshold, 1)
 		setDefault(&probe.FailureThreshold, 3)
-		if get := probe.HTTPGet; get != nil {
-			setDefault(&get.Path, "/")
-			setDefault(&get.Scheme, v1.URISchemeHTTP)
-		}
+		defaultRequest(probe.HTTPGet)
 		if grpc := probe.GRPC; grpc != nil {
 			setDefaultPointer(&grpc.Service, "")
 		}
+	}
+	for _, hook := range hooksOf(c) {
+		if hook != nil {
+			defaultRequest(hook.HTTPGet)
+		}
+	}
+}
+
+func defaultRequest(get *v1.HTTPGetAction) {
+	if get != nil {
+		setDefault(&get.Path, "/")
+		setDefault(&get.Scheme, v1.URISchemeHTTP)
 	}
 }
 

@@ -27,8 +27,8 @@ const (
 type Field struct {
 	// Path has no indices: spec.containers[].image. What holds for
 	// spec.containers[] holds for spec.initContainers[], and what holds for
-	// livenessProbe holds for the other two probes, unless they have a line of
-	// their own.
+	// livenessProbe holds for the other two probes and what holds for postStart
+	// for preStop, unless they have a line of their own.
 	Path string
 	// Support covers everything below Path too, unless it is Honoured: then
 	// each field below needs its own line.
@@ -43,7 +43,6 @@ const (
 	noPriority    = "pods are not preempted here"
 	noAccount     = "there are no service accounts here"
 	serverWritten = "written by a server"
-	noHooks       = "lifecycle hooks are not run"
 	noClaims      = "there are no resource claims here"
 	noConfinement = "confinement by AppArmor or SELinux is not applied"
 	noWindows     = "for Windows only"
@@ -207,7 +206,24 @@ var Fields = []Field{
 	{Path: "spec.containers[].livenessProbe.successThreshold", Support: Honoured},
 	{Path: "spec.containers[].livenessProbe.failureThreshold", Support: Honoured},
 	{Path: "spec.containers[].livenessProbe.terminationGracePeriodSeconds", Support: Honoured},
-	{Path: "spec.containers[].lifecycle", Support: Refused, Note: noHooks},
+	{Path: "spec.containers[].lifecycle", Support: Honoured},
+	{Path: "spec.containers[].lifecycle.postStart", Support: Honoured},
+	{Path: "spec.containers[].lifecycle.preStop", Support: Honoured, Note: "fields as in postStart"},
+	{Path: "spec.containers[].lifecycle.postStart.exec", Support: Honoured},
+	{Path: "spec.containers[].lifecycle.postStart.exec.command", Support: Honoured},
+	{Path: "spec.containers[].lifecycle.postStart.httpGet", Support: Honoured},
+	{Path: "spec.containers[].lifecycle.postStart.httpGet.path", Support: Honoured},
+	{Path: "spec.containers[].lifecycle.postStart.httpGet.port", Support: Honoured},
+	{Path: "spec.containers[].lifecycle.postStart.httpGet.host", Support: Honoured},
+	{Path: "spec.containers[].lifecycle.postStart.httpGet.scheme", Support: Honoured},
+	{Path: "spec.containers[].lifecycle.postStart.httpGet.httpHeaders[]", Support: Honoured},
+	{Path: "spec.containers[].lifecycle.postStart.httpGet.httpHeaders[].name", Support: Honoured},
+	{Path: "spec.containers[].lifecycle.postStart.httpGet.httpHeaders[].value", Support: Honoured},
+	{Path: "spec.containers[].lifecycle.postStart.httpGet.protocol", Support: Refused, Note: "hooks speak HTTP/1.1"},
+	{Path: "spec.containers[].lifecycle.postStart.tcpSocket", Support: Refused, Note: "such a hook fails in Kubernetes too; use exec, httpGet or sleep"},
+	{Path: "spec.containers[].lifecycle.postStart.sleep", Support: Honoured},
+	{Path: "spec.containers[].lifecycle.postStart.sleep.seconds", Support: Honoured},
+	{Path: "spec.containers[].lifecycle.stopSignal", Support: Honoured, Note: "needs spec.os.name, as in Kubernetes"},
 	{Path: "spec.containers[].terminationMessagePath", Support: Honoured},
 	{Path: "spec.containers[].terminationMessagePolicy", Support: Honoured},
 	{Path: "spec.containers[].imagePullPolicy", Support: Honoured},
@@ -314,6 +330,7 @@ var sameAs = strings.NewReplacer(
 	"spec.initContainers[]", "spec.containers[]",
 	".readinessProbe.", ".livenessProbe.",
 	".startupProbe.", ".livenessProbe.",
+	".lifecycle.preStop.", ".lifecycle.postStart.",
 )
 
 // fieldAt returns the line for a path without indices, nil when there is none.

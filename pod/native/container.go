@@ -329,11 +329,16 @@ func (r *Runtime) stopContainer(ctx context.Context, t pod.Target, a pod.StopCon
 	return err
 }
 
-// stopSignal is the image's STOPSIGNAL, or SIGTERM.
+// stopSignal is the container's own, the image's STOPSIGNAL, or SIGTERM.
 func (r *Runtime) stopSignal(t pod.Target, name string) unix.Signal {
 	c := findContainer(t.Pod, name)
 	if c == nil {
 		return unix.SIGTERM
+	}
+	if l := c.Lifecycle; l != nil && l.StopSignal != nil {
+		if sig := signalByName(string(*l.StopSignal)); sig != 0 {
+			return sig
+		}
 	}
 	img, err := r.Images.Find(c.Image)
 	if err != nil || img.Config.Config.StopSignal == "" {
@@ -365,6 +370,14 @@ func signalByName(name string) unix.Signal {
 		return unix.Signal(rtmin + n)
 	case scan(name, "SIGRTMAX-%d", &n) && n <= rtmax-rtmin:
 		return unix.Signal(rtmax - n)
+	}
+	switch name { // those with two names
+	case "SIGCLD":
+		return unix.SIGCHLD
+	case "SIGIOT":
+		return unix.SIGABRT
+	case "SIGPOLL":
+		return unix.SIGIO
 	}
 	return unix.SignalNum(name)
 }

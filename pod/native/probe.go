@@ -1,6 +1,7 @@
 package native
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -94,10 +95,7 @@ func outputOf(res probes.Result) string {
 
 // check makes the function that performs one attempt.
 func (r *Runtime) check(t pod.Target, c *v1.Container, id string, p *v1.Probe) probes.Check {
-	host := hostAddr(t.IPs)
-	if t.Pod.Spec.HostNetwork {
-		host = hostAddr(r.HostIPs)
-	}
+	host := r.podAddr(t)
 	broken := func(err error) probes.Check {
 		return func(context.Context) probes.Attempt { return probes.Attempt{Outcome: probes.Unknown, Err: err} }
 	}
@@ -108,16 +106,9 @@ func (r *Runtime) check(t pod.Target, c *v1.Container, id string, p *v1.Probe) p
 			return r.execProbe(ctx, t, id, argv, timeout)
 		})
 	case h.HTTPGet != nil:
-		port, err := portOf(h.HTTPGet.Port, c)
+		get, err := r.httpGet(t, c, h.HTTPGet)
 		if err != nil {
 			return broken(err)
-		}
-		get := probes.HTTPGet{Scheme: string(h.HTTPGet.Scheme), Host: host, Port: port, Path: h.HTTPGet.Path}
-		if h.HTTPGet.Host != "" {
-			get.Host = h.HTTPGet.Host
-		}
-		for _, header := range h.HTTPGet.HTTPHeaders {
-			get.Headers = append(get.Headers, probes.Header{Name: header.Name, Value: header.Value})
 		}
 		return probes.HTTP(get, nil)
 	case h.TCPSocket != nil:
@@ -125,10 +116,7 @@ func (r *Runtime) check(t pod.Target, c *v1.Container, id string, p *v1.Probe) p
 		if err != nil {
 			return broken(err)
 		}
-		if h.TCPSocket.Host != "" {
-			host = h.TCPSocket.Host
-		}
-		return probes.TCP(net.JoinHostPort(host, strconv.Itoa(port)), nil)
+		return probes.TCP(net.JoinHostPort(cmp.Or(h.TCPSocket.Host, host), strconv.Itoa(port)), nil)
 	case h.GRPC != nil:
 		service := ""
 		if h.GRPC.Service != nil {
@@ -137,6 +125,27 @@ func (r *Runtime) check(t pod.Target, c *v1.Container, id string, p *v1.Probe) p
 		return probes.GRPC(net.JoinHostPort(host, strconv.Itoa(int(h.GRPC.Port))), service, seconds(p.TimeoutSeconds), nil)
 	}
 	panic(fmt.Sprintf("native: probe without a handler in container %q", c.Name)) // validation saw one
+}
+
+// podAddr is where a pod's probes and hooks reach it.
+func (r *Runtime) podAddr(t pod.Target) string {
+	if t.Pod.Spec.HostNetwork {
+		return hostAddr(r.HostIPs)
+	}
+	return hostAddr(t.IPs)
+}
+
+// httpGet is the request of a probe or a hook of a container.
+func (r *Runtime) httpGet(t pod.Target, c *v1.Container, action *v1.HTTPGetAction) (probes.HTTPGet, error) {
+	port, err := portOf(action.Port, c)
+	if err != nil {
+		return probes.HTTPGet{}, err
+	}
+	get := probes.HTTPGet{Scheme: string(action.Scheme), Host: cmp.Or(action.Host, r.podAddr(t)), Port: port, Path: action.Path}
+	for _, header := range action.HTTPHeaders {
+		get.Headers = append(get.Headers, probes.Header{Name: header.Name, Value: header.Value})
+	}
+	return get, nil
 }
 
 func (r *Runtime) execProbe(ctx context.Context, t pod.Target, id string, argv []string, timeout time.Duration) (int, []byte, bool, error) {

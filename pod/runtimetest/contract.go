@@ -39,6 +39,8 @@ func Contract(t *testing.T, subject func(t *testing.T) Subject) {
 		"NothingIsLeftAfterRemovePod":        removed,
 		"DestroyingWhatIsNotThereSucceeds":   destroyNothing,
 		"AnExitWhileNobodyWatchedIsReported": exitUnwatched,
+		"AHookIsAnsweredHoweverOftenAsked":   hookTwice,
+		"AHookEndsWithItsContainer":          hookEnds,
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := &contract{T: t, Subject: subject(t), facts: make(chan pod.Fact, 1000)}
@@ -178,6 +180,52 @@ func stopped(c *contract) {
 	c.perform(pod.StopContainer{Container: "app", ID: app.ID, Grace: 100 * time.Millisecond})
 	if e := await[pod.ContainerExited](c); e.ExitCode != 137 && e.ExitCode != 143 {
 		c.Errorf("exit code %d; want that of a signal", e.ExitCode)
+	}
+}
+
+// upWithHook brings a container up that has a preStop hook.
+func (c *contract) upWithHook(h v1.LifecycleHandler) {
+	c.up("sleep", "3600")
+	c.target.Pod.Spec.Containers[0].Lifecycle = &v1.Lifecycle{PreStop: &h}
+	c.watch()
+	expect[pod.ContainerStarted](c, app)
+}
+
+// runHook asks for the hook.
+func (c *contract) runHook() {
+	c.perform(pod.RunHook{Container: "app", ID: app.ID, Kind: pod.PreStop, Since: time.Now()})
+}
+
+func hookTwice(c *contract) {
+	c.upWithHook(v1.LifecycleHandler{Exec: &v1.ExecAction{Command: []string{"mkdir", "/once"}}})
+	for range 2 {
+		c.runHook()
+		if h := await[pod.HookDone](c); h.Failure != "" || h.ID != app.ID || h.Kind != pod.PreStop {
+			c.Errorf("got %+v; want the success of the first", h)
+		}
+	}
+}
+
+func hookEnds(c *contract) {
+	c.upWithHook(v1.LifecycleHandler{Sleep: &v1.SleepAction{Seconds: 3600}})
+	ended := make(chan struct{})
+	go func() { // ends with the hook
+		c.runHook()
+		close(ended)
+	}()
+	c.perform(pod.StopContainer{Container: "app", ID: app.ID, Grace: 100 * time.Millisecond})
+	await[pod.ContainerExited](c)
+	select {
+	case <-ended:
+	case <-time.After(contractDeadline):
+		c.Fatal("the hook goes on without its container")
+	}
+	select {
+	case f := <-c.facts:
+		if h, ok := f.(pod.HookDone); ok {
+			c.Errorf("got %+v; want nothing", h)
+		}
+	default:
 	}
 }
 

@@ -34,6 +34,7 @@ type Fake struct {
 	failing map[string]failure
 	lives   map[string]life
 	deaf    map[string]bool
+	hooks   map[string]int // attempts that a hook was run of
 	starts  int
 	probing time.Duration // zero: only the test reports
 	nextIP  netip.Addr
@@ -52,6 +53,8 @@ type fakePod struct {
 
 type fakeContainer struct {
 	pod.FoundContainer
+	gone   chan struct{} // closed by its exit
+	hooks  map[pod.HookKind]bool
 	killed *time.Timer
 	killAt time.Time
 }
@@ -79,13 +82,15 @@ func NewFake() *Fake {
 		failing: map[string]failure{},
 		lives:   map[string]life{},
 		deaf:    map[string]bool{},
+		hooks:   map[string]int{},
 		nextIP:  netip.MustParseAddr("10.244.0.5"),
 	}
 }
 
 // Hold makes actions of a kind wait for [Fake.Release]. A kind is sandbox,
-// volumes, image, start, destroy or remove; those about a container may be
-// held for one, "image app", and images can fail by name: "image busybox".
+// volumes, image, start, postStart, preStop, destroy or remove; those about a
+// container may be held for one, "image app", and images can fail by name:
+// "image busybox".
 func (f *Fake) Hold(kind string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -276,6 +281,7 @@ func (p *fakePod) exit(c *fakeContainer, code int, oom bool) {
 	if code > 128 {
 		c.Exit.Signal = code - 128
 	}
+	close(c.gone)
 	if c.killed != nil {
 		c.killed.Stop()
 	}
@@ -398,7 +404,14 @@ var errFailed = errors.New("asked to fail")
 func (f *Fake) Perform(ctx context.Context, t pod.Target, a pod.Action, report func(pod.Fact)) {
 	kind, container := nameOf(a)
 	time.Sleep(pace(t.Pod, container))
-	if ctx.Err() != nil || !f.wait(ctx, kind, container) {
+	if ctx.Err() != nil {
+		return
+	}
+	if hook, ok := a.(pod.RunHook); ok {
+		f.runHook(ctx, t, hook, report)
+		return
+	}
+	if !f.wait(ctx, kind, container) {
 		return
 	}
 	f.mu.Lock()
@@ -407,6 +420,73 @@ func (f *Fake) Perform(ctx context.Context, t pod.Target, a pod.Action, report f
 	if fact != nil {
 		report(fact)
 	}
+}
+
+// runHook runs a hook until it is over, the container exits or ctx ends. A
+// command runs once, however often it is asked for; sleeps take their time.
+func (f *Fake) runHook(ctx context.Context, t pod.Target, a pod.RunHook, report func(pod.Fact)) {
+	f.mu.Lock()
+	i := slices.IndexFunc(f.pod(t.UID).containers, func(c *fakeContainer) bool { return c.ID == a.ID })
+	if i < 0 {
+		f.mu.Unlock()
+		return
+	}
+	c := f.pod(t.UID).containers[i]
+	if !c.hooks[a.Kind] {
+		f.hooks[a.Container+" "+string(a.Kind)]++
+	}
+	c.hooks[a.Kind] = true
+	f.mu.Unlock()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-c.gone:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	if sleep := sleepOf(t.Pod, a); sleep > 0 {
+		select {
+		case <-time.After(time.Until(a.Since.Add(sleep))):
+		case <-ctx.Done():
+		}
+	}
+	if !f.wait(ctx, string(a.Kind), a.Container) || ctx.Err() != nil {
+		return
+	}
+	f.mu.Lock()
+	fail, fails := f.failing[string(a.Kind)+" "+a.Container]
+	f.mu.Unlock()
+	done := pod.HookDone{At: pod.At{Time: time.Now()}, Container: a.Container, ID: a.ID, Kind: a.Kind}
+	if fails {
+		done.Failure = fail.message
+	}
+	report(done)
+}
+
+// sleepOf is how long a hook sleeps.
+func sleepOf(p *v1.Pod, a pod.RunHook) time.Duration {
+	for _, c := range slices.Concat(p.Spec.InitContainers, p.Spec.Containers) {
+		if c.Name != a.Container || c.Lifecycle == nil {
+			continue
+		}
+		h := c.Lifecycle.PreStop
+		if a.Kind == pod.PostStart {
+			h = c.Lifecycle.PostStart
+		}
+		if h != nil && h.Sleep != nil {
+			return time.Duration(h.Sleep.Seconds) * time.Second
+		}
+	}
+	return 0
+}
+
+// Hooks counts how many attempts of a container had a hook run.
+func (f *Fake) Hooks(container string, kind pod.HookKind) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.hooks[container+" "+string(kind)]
 }
 
 // wait holds an action up if it is to be held, and says whether it goes on.
@@ -482,6 +562,8 @@ func Describe(a pod.Action) string {
 		return fmt.Sprintf("ensure image of %s", a.Container)
 	case pod.StartContainer:
 		return fmt.Sprintf("start %s #%d", a.Container, a.Attempt)
+	case pod.RunHook:
+		return fmt.Sprintf("run %s of %s", a.Kind, a.Container)
 	case pod.StopContainer:
 		return fmt.Sprintf("stop %s within %v", a.Container, a.Grace.Round(time.Millisecond))
 	case pod.StartProbe:
@@ -614,7 +696,7 @@ func (f *Fake) start(at pod.At, t pod.Target, p *fakePod, a pod.StartContainer) 
 	if len(command) > 0 && strings.HasPrefix(command[0], "/no/such/") {
 		return startFailed(at, a, failure{"RunContainerError", "exec: " + command[0] + ": no such file or directory"})
 	}
-	c := &fakeContainer{FoundContainer: pod.FoundContainer{
+	c := &fakeContainer{gone: make(chan struct{}), hooks: map[pod.HookKind]bool{}, FoundContainer: pod.FoundContainer{
 		Container: a.Container, ID: a.ID, Attempt: a.Attempt, Pid: 1000 + len(p.containers), StartedAt: at.Time,
 	}}
 	p.containers = append(p.containers, c)
