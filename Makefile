@@ -16,8 +16,8 @@ endif
 
 # Debian packages: for the demo, and for the tests on top of it.
 DEMO_PACKAGES := ca-certificates
-VM_PACKAGES := busybox-static qemu-system-x86 seabios cpio kmod e2fsprogs nftables xz-utils
-TEST_PACKAGES := $(DEMO_PACKAGES) busybox-static gcc libc6-dev nftables python3-seccomp
+VM_PACKAGES := busybox-static qemu-system-x86 seabios cpio kmod e2fsprogs iptables nftables xz-utils
+TEST_PACKAGES := $(DEMO_PACKAGES) busybox-static gcc iptables libc6-dev nftables python3-seccomp
 
 .PHONY: help run test test-vm soak build install uninstall bench fuzz lint check go-ready packages-demo packages-test demo-images clean
 

@@ -62,7 +62,7 @@ cp "$(command -v busybox)" "$tree/bin/busybox"
 for applet in $(busybox --list); do
   [ "$applet" = busybox ] || ln -sf /bin/busybox "$tree/bin/$applet"
 done
-for program in bash tar stat dd cp find ps nft; do
+for program in bash tar stat dd cp find ps nft ip{,6}tables-{nft,legacy}{,-restore,-save}; do
   path=$(command -v $program || ls /usr/sbin/$program 2>/dev/null) || continue
   rm -f "$tree/bin/$program"
   cp -L "$path" "$tree/bin/$program"
@@ -70,6 +70,9 @@ for program in bash tar stat dd cp find ps nft; do
     mkdir -p "$tree$(dirname "$lib")"
     cp -L "$lib" "$tree$lib"
   done
+done
+for plugins in /usr/lib/*/xtables; do # of iptables
+  [ ! -d "$plugins" ] || { mkdir -p "$tree$plugins" && cp -L "$plugins"/* "$tree$plugins/"; }
 done
 ln -sf /bin/busybox "$tree/usr/sbin/modprobe"
 mkdir -p "$tree/sbin" && ln -sf /bin/busybox "$tree/sbin/modprobe"

@@ -18,6 +18,7 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+	v1 "k8s.io/api/core/v1"
 
 	"podd/api"
 	"podd/images"
@@ -266,9 +267,9 @@ func newAgent(ctx context.Context, o *runOptions, log logr.Logger) (*agent, erro
 }
 
 // run starts the agent's goroutines and waits for them: the manager with its
-// workers, the watcher, two servers, the four that keep and tidy up, and those that
-// tell systemd how it goes. The first that fails ends all; pods go on whatever
-// happens here.
+// workers, the watcher, two servers, the five that look after, keep and tidy up,
+// and those that tell systemd how it goes. The first that fails ends all; pods go
+// on whatever happens here.
 func (a *agent) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -301,6 +302,7 @@ func (a *agent) run(ctx context.Context) error {
 		start(func() error { return a.serveReadOnly(ctx, port) })
 	}
 	start(func() error { a.sources.Keep(ctx); return nil })
+	start(func() error { a.watchFirewalls(ctx); return nil })
 	start(func() error { a.runtime.CompressLogs(ctx); return nil })
 	start(func() error { a.collectImages(ctx); return nil })
 	start(func() error { a.giveMemoryBack(ctx); return nil })
@@ -314,6 +316,31 @@ func (a *agent) run(ctx context.Context) error {
 		return err
 	}
 	return nil
+}
+
+// watchFirewalls tells every pod that is there what stands in its way when that
+// changes; the runtime tells those that are made later.
+func (a *agent) watchFirewalls(ctx context.Context) {
+	err := a.runtime.Network.Watch(ctx, func(drops []network.ForeignDrop) {
+		pods, _ := a.board.Snapshot()
+		for _, p := range pods {
+			if p.Spec.HostNetwork || p.Status.Phase != v1.PodRunning {
+				continue
+			}
+			e := pod.Event{Key: pod.Key{Namespace: p.Namespace, Name: p.Name}, UID: p.UID, Reason: native.ReasonFirewall, At: time.Now()}
+			if len(drops) == 0 {
+				e.Type, e.Message = v1.EventTypeNormal, "No other firewall drops forwarded packets any more."
+				a.api.Events.Record(e)
+			}
+			for _, d := range drops {
+				e.Type, e.Message = v1.EventTypeWarning, d.Message()
+				a.api.Events.Record(e)
+			}
+		}
+	})
+	if err != nil {
+		a.log.Error(err, "the host's firewalls are not looked at any more")
+	}
 }
 
 // giveMemoryBack returns to the machine what many starts at once needed, when

@@ -30,6 +30,7 @@ const (
 	reasonSandbox  = "FailedCreatePodSandBox"
 	reasonPorts    = "NodePorts"
 	reasonSysctl   = "SysctlForbidden"
+	ReasonFirewall = "FirewallDrops" // of an event: podd's own, a kubelet leaves firewalls to others
 	bootFile       = "boot"
 	hostsFile      = "etc-hosts"
 	hostnameFile   = "hostname"
@@ -46,6 +47,11 @@ func (r *Runtime) ensureSandbox(ctx context.Context, t pod.Target, a pod.EnsureS
 	ips, err := r.buildSandbox(ctx, t, a, report)
 	if err == nil {
 		report(pod.SandboxUp{At: now(), ID: a.ID, Attempt: a.Attempt, IPs: ips})
+		if !t.Pod.Spec.HostNetwork {
+			for _, d := range r.Network.Drops() {
+				report(pod.Noted{At: now(), Warning: true, Reason: ReasonFirewall, Message: d.Message()})
+			}
+		}
 		return
 	}
 	if ctx.Err() != nil {

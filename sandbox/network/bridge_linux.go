@@ -131,21 +131,51 @@ func linkAddr(p netip.Prefix) *netlink.Addr {
 	return a
 }
 
+// uplinks returns the links with a default route, those of a VPN included that
+// puts two halves in its place.
+func uplinks(nl *netlink.Handle) ([]netlink.Link, error) {
+	routes, err := nl.RouteList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("cannot list routes: %w", err)
+	}
+	var out []netlink.Link
+	for _, r := range routes {
+		if p, ok := prefixOf(r.Dst); ok && p.Bits() > 1 || r.LinkIndex == 0 {
+			continue
+		}
+		if link, err := nl.LinkByIndex(r.LinkIndex); err == nil {
+			out = append(out, link)
+		}
+	}
+	return out, nil
+}
+
+// uplinksHere returns their names in the calling thread's network namespace.
+func uplinksHere() ([]string, error) {
+	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("cannot reach the kernel's network configuration: %w", err)
+	}
+	defer nl.Close()
+	links, err := uplinks(nl)
+	var names []string
+	for _, l := range links {
+		names = append(names, l.Attrs().Name)
+	}
+	return names, err
+}
+
 // defaultMTU returns the smallest MTU of the links with a default route, so
 // that what a pod sends needs no fragmenting on this host.
 func defaultMTU(nl *netlink.Handle) (int, error) {
-	routes, err := nl.RouteList(nil, netlink.FAMILY_ALL)
+	links, err := uplinks(nl)
 	if err != nil {
-		return 0, fmt.Errorf("cannot list routes: %w", err)
+		return 0, err
 	}
 	mtu := 0
-	for _, r := range routes {
-		if p, ok := prefixOf(r.Dst); ok && p.Bits() != 0 || r.LinkIndex == 0 {
-			continue
-		}
-		link, err := nl.LinkByIndex(r.LinkIndex)
-		if err == nil && link.Attrs().MTU >= 1280 && (mtu == 0 || link.Attrs().MTU < mtu) {
-			mtu = link.Attrs().MTU
+	for _, l := range links {
+		if m := l.Attrs().MTU; m >= 1280 && (mtu == 0 || m < mtu) {
+			mtu = m
 		}
 	}
 	if mtu == 0 {

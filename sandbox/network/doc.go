@@ -4,8 +4,8 @@
 // One [Network] is one bridge in the host's network namespace with a range of
 // IPv4 and usually one of IPv6 addresses. A pod is a network namespace somebody
 // else made; this package puts an eth0 into it. It does not know what a pod is
-// beyond its UID, starts no process, runs no other program, and holds nothing
-// that must outlive it: the kernel keeps bridge, links and nftables entries, a
+// beyond its UID, starts no process, runs no other program but iptables-legacy,
+// where another firewall drops by it, and holds nothing that must outlive it: the kernel keeps bridge, links and nftables entries, a
 // file keeps the addresses. An agent that dies therefore takes no connection
 // with it, and the next [Open] finds everything as it was.
 //

@@ -71,6 +71,7 @@ func (w *world) picture(t testing.TB) string {
 				if err != nil {
 					return err
 				}
+				slices.SortFunc(elements, func(x, y nftables.SetElement) int { return bytes.Compare(x.Key, y.Key) })
 				fmt.Fprintln(&b, s.Name, elements)
 			}
 		}

@@ -28,6 +28,8 @@ type Network struct {
 	prefixes    []netip.Prefix
 	fw          *firewall
 
+	changes *os.File // hears of changes to nftables
+
 	closed     chan struct{}
 	closing    sync.Once
 	background sync.WaitGroup
@@ -35,6 +37,10 @@ type Network struct {
 	mu       sync.Mutex
 	leases   *leases
 	reserved map[string]ports // by pod, since ReservePorts; the kernel's maps know the rest
+	drops    []ForeignDrop
+
+	mapping sync.Mutex // held while the kernel's maps and mapped change; before mu
+	mapped  ports      // what the kernel's maps have, for when somebody flushes them
 }
 
 // Open makes the bridge, its addresses, the forwarding sysctls and the nftables
@@ -47,6 +53,7 @@ func Open(ctx context.Context, c Config) (*Network, error) {
 		bridge:   cmp.Or(c.Bridge, "podd0"),
 		closed:   make(chan struct{}),
 		reserved: map[string]ports{},
+		mapped:   ports{},
 	}
 	if n.log.GetSink() == nil {
 		n.log = logr.Discard()
@@ -81,6 +88,9 @@ func Open(ctx context.Context, c Config) (*Network, error) {
 		// The rules come first: at no time do packets pass without them.
 		n.fw = newFirewall(n.bridge, n.prefixes)
 		if err := n.fw.ensure(n.bridge, n.prefixes); err != nil {
+			return err
+		}
+		if n.changes, err = listenFirewalls(); err != nil {
 			return err
 		}
 		n.passForeign()
@@ -177,6 +187,9 @@ func (n *Network) Close() error {
 	n.closing.Do(func() {
 		close(n.closed)
 		n.background.Wait()
+		if n.changes != nil {
+			n.changes.Close()
+		}
 		if n.nl != nil {
 			n.nl.Close()
 		}
@@ -250,6 +263,8 @@ func (n *Network) MapPorts(ctx context.Context, uid string, mappings []PortMappi
 	if err != nil || len(wanted) == 0 {
 		return err
 	}
+	n.mapping.Lock()
+	defer n.mapping.Unlock()
 	err = inNetNS(n.hostNS, func() error {
 		err := n.fw.change(nil, wanted)
 		if missingOrOther(err) {
@@ -263,6 +278,7 @@ func (n *Network) MapPorts(ctx context.Context, uid string, mappings []PortMappi
 	if err != nil {
 		return fmt.Errorf("cannot map host ports of pod %s: %w", uid, err)
 	}
+	maps.Copy(n.mapped, wanted)
 	n.mu.Lock()
 	delete(n.reserved, uid)
 	n.mu.Unlock()
@@ -292,6 +308,9 @@ func (n *Network) UnmapPorts(ctx context.Context, uid string) error {
 }
 
 func (n *Network) unmap(which func(portEntry) bool) error {
+	n.mapping.Lock()
+	defer n.mapping.Unlock()
+	maps.DeleteFunc(n.mapped, func(_ portKey, e portEntry) bool { return which(e) })
 	return inNetNS(n.hostNS, func() error {
 		had, err := n.fw.read()
 		if err != nil {
@@ -339,6 +358,9 @@ func (n *Network) Reconcile(ctx context.Context, present map[string]Held) error 
 }
 
 func (n *Network) reconcilePorts(wanted ports) error {
+	n.mapping.Lock()
+	defer n.mapping.Unlock()
+	n.mapped = maps.Clone(wanted)
 	had, err := n.fw.read()
 	if err != nil {
 		return err

@@ -23,7 +23,7 @@ type firewall struct {
 
 func newFirewall(bridge string, prefixes []netip.Prefix) *firewall {
 	f := &firewall{
-		table: &nftables.Table{Family: nftables.TableFamilyINet, Name: "podd-" + bridge},
+		table: &nftables.Table{Family: nftables.TableFamilyINet, Name: tableName(bridge)},
 		any:   map[Family]*nftables.Set{},
 		one:   map[Family]*nftables.Set{},
 	}
