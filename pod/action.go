@@ -51,6 +51,8 @@ type StopContainer struct {
 	Container string
 	ID        string
 	Grace     time.Duration
+	// Reason is set where the container's own state does not tell it.
+	Reason StopReason
 }
 
 // StartProbe asks for one probe loop on a running attempt. The loop ends with

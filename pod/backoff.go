@@ -84,8 +84,11 @@ func (c Container) killedEarly() bool {
 	return c.Last != nil && c.Exit.FinishedAt.Sub(c.Last.FinishedAt) < c.Backoff.Delay
 }
 
-// notItsOwn says that the container did nothing to end: its pod or its sandbox did.
-func (e *Exit) notItsOwn() bool { return e.Stopped == StopEnding || e.Stopped == StopLost }
+// notItsOwn says that the container did nothing to end: its pod, its sandbox or
+// its manifest did.
+func (e *Exit) notItsOwn() bool {
+	return e.Stopped == StopEnding || e.Stopped == StopLost || e.Stopped == StopChanged
+}
 
 // byProbe says that a probe had the container killed.
 func (e *Exit) byProbe() bool {

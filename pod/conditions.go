@@ -18,16 +18,16 @@ func (s reporter) conditions(status *v1.PodStatus, shown []v1.PodCondition) []v1
 		ready = s.gated(shown)
 	}
 	ready.Type = v1.PodReady
-	ours := []v1.PodCondition{
-		{Type: v1.PodReadyToStartContainers, Status: truth(s.o.Sandbox.Phase == SandboxRunning)},
+	ours := append(s.resizeConditions(),
+		v1.PodCondition{Type: v1.PodReadyToStartContainers, Status: truth(s.o.Sandbox.Phase == SandboxRunning)},
 		s.initializedCondition(status),
 		ready,
 		containersReady,
-		{Type: v1.PodScheduled, Status: v1.ConditionTrue},
-	}
+		v1.PodCondition{Type: v1.PodScheduled, Status: v1.ConditionTrue},
+	)
 	var all []v1.PodCondition
 	for _, c := range shown {
-		if !slices.ContainsFunc(ours, func(o v1.PodCondition) bool { return o.Type == c.Type }) {
+		if !isResizeCondition(c.Type) && !slices.ContainsFunc(ours, func(o v1.PodCondition) bool { return o.Type == c.Type }) {
 			all = append(all, c)
 		}
 	}

@@ -22,6 +22,28 @@ spec:
   containers:
   - {name: app, livenessProbe: {tcpSocket: {port: 1}}, readinessProbe: {tcpSocket: {port: 1}}, lifecycle: {postStart: {sleep: {seconds: 1}}, preStop: {sleep: {seconds: 2}}}}
   - {name: crash}
+-- changed.yaml --
+spec:
+  initContainers:
+  - {name: proxy, image: "example.com/proxy:2", restartPolicy: Always, startupProbe: {tcpSocket: {port: 1}}, readinessProbe: {tcpSocket: {port: 1}}}
+  - {name: fetch}
+  containers:
+  - name: app
+    livenessProbe: {tcpSocket: {port: 1}}
+    readinessProbe: {tcpSocket: {port: 1}}
+    resources: {requests: {cpu: 200m}}
+  - {name: crash, image: "example.com/crash:2"}
+-- sized.yaml --
+spec:
+  initContainers:
+  - {name: proxy, restartPolicy: Always, startupProbe: {tcpSocket: {port: 1}}, readinessProbe: {tcpSocket: {port: 1}}}
+  - {name: fetch}
+  containers:
+  - name: app
+    livenessProbe: {tcpSocket: {port: 1}}
+    readinessProbe: {tcpSocket: {port: 1}}
+    resources: {requests: {cpu: 100m}}
+  - {name: crash}
 -- job.yaml --
 spec:
   restartPolicy: OnFailure
@@ -30,10 +52,11 @@ spec:
 -- story --
 `
 
-// livePod runs a pod from its file's appearance to its removal. The agent ends at
+// livePod runs a pod from its file's appearance, through the changes that later
+// files make, to its removal. The agent ends at
 // the given step, counted in facts from 1, and is started again; zero: it never
 // does. It returns how many facts there were and what the pod had come to.
-func livePod(t *testing.T, file string, endAt int, reboot bool) (facts int, lived string) {
+func livePod(t *testing.T, files []string, endAt int, reboot bool) (facts int, lived string) {
 	w := newWorld(t, txtar.Parse([]byte(crashing)))
 	w.kernel.Lives("fetch", time.Second, 0)
 	w.kernel.ProbesSucceed(time.Second)
@@ -69,9 +92,11 @@ func livePod(t *testing.T, file string, endAt int, reboot bool) (facts int, live
 		}
 	}
 	w.startAgent()
-	w.set = w.load([]string{file})
-	w.sets <- w.set
-	pass(time.Minute)
+	for _, file := range files {
+		w.set = w.load([]string{file})
+		w.sets <- w.set
+		pass(time.Minute)
+	}
 	if p, found := w.board.Get(pod.Key{Namespace: "default", Name: "web"}); found {
 		r := pod.Columns(p, time.Now())
 		w.print("= ", strings.Join([]string{r.Name, r.Ready, r.Status}, " "))
@@ -103,17 +128,17 @@ func livePod(t *testing.T, file string, endAt int, reboot bool) (facts int, live
 // life, starts it again on the same kernel, and expects the same life: nothing is
 // started twice, no count is lost, nothing stays behind.
 func TestAgentMayBeKilledAtEveryStep(t *testing.T) {
-	for _, file := range []string{"web.yaml", "job.yaml"} {
-		t.Run(file, func(t *testing.T) {
+	for _, files := range [][]string{{"web.yaml"}, {"job.yaml"}, {"sized.yaml", "changed.yaml"}} {
+		t.Run(strings.Join(files, " then "), func(t *testing.T) {
 			var steps int
 			var undisturbed string
-			synctest.Test(t, func(t *testing.T) { steps, undisturbed = livePod(t, file, 0, false) })
+			synctest.Test(t, func(t *testing.T) { steps, undisturbed = livePod(t, files, 0, false) })
 			if steps < 30 || !strings.Contains(undisturbed, "no pods") {
 				t.Fatalf("%d steps:\n%s", steps, undisturbed)
 			}
 			for step := 1; step <= steps; step++ {
 				synctest.Test(t, func(t *testing.T) {
-					if _, lived := livePod(t, file, step, false); lived != undisturbed {
+					if _, lived := livePod(t, files, step, false); lived != undisturbed {
 						t.Errorf("killed at step %d of %d:\n%s", step, steps, diff(undisturbed, lived))
 					}
 				})
@@ -127,10 +152,10 @@ func TestAgentMayBeKilledAtEveryStep(t *testing.T) {
 // still there, and that nothing stays behind.
 func TestMachineMayLosePowerAtEveryStep(t *testing.T) {
 	var steps int
-	synctest.Test(t, func(t *testing.T) { steps, _ = livePod(t, "web.yaml", 0, true) })
+	synctest.Test(t, func(t *testing.T) { steps, _ = livePod(t, []string{"web.yaml"}, 0, true) })
 	for step := 1; step <= steps; step++ {
 		synctest.Test(t, func(t *testing.T) {
-			_, lived := livePod(t, "web.yaml", step, true)
+			_, lived := livePod(t, []string{"web.yaml"}, step, true)
 			if !strings.Contains(lived, "web 3/3 Running") || strings.Count(lived, "no pods") != 1 || !strings.HasSuffix(lived, "holds ") {
 				t.Errorf("power lost at step %d of %d:\n%s", step, steps, lived)
 			}

@@ -54,6 +54,9 @@ type planner struct {
 	// the pod names exist. Nothing is made of them until then.
 	unknown bool
 	plan    Plan
+	// why is the reason of the stops that are planned, where it is not to be seen
+	// in the container's state.
+	why StopReason
 }
 
 func (p *planner) do(a Action) { p.plan.Actions = append(p.plan.Actions, a) }
@@ -85,7 +88,7 @@ func (p *planner) run() {
 	if p.o.Sandbox.Phase != SandboxRunning {
 		return
 	}
-	if p.startInit() {
+	if !p.resize() && p.startInit() {
 		p.startRegular()
 	}
 	p.probe()
@@ -244,6 +247,7 @@ func (p *planner) probe() {
 			p.stopAlone(c.Name, probeGrace(p.pod, c.StartupProbe))
 		case r.Liveness == VerdictFailure:
 			p.stopAlone(c.Name, probeGrace(p.pod, c.LivenessProbe))
+		case p.replace(c):
 		case r.Stop != nil:
 		case !up(c, state):
 			p.postStart(c)
@@ -325,7 +329,7 @@ func (p *planner) stop(name string, since, deadline time.Time, inTurn bool) {
 	if stop != nil && stop.Signalled && stop.Deadline.Before(p.now.Add(grace+time.Second)) {
 		return
 	}
-	p.do(StopContainer{Container: name, ID: c.Running.ID, Grace: grace})
+	p.do(StopContainer{Container: name, ID: c.Running.ID, Grace: grace, Reason: p.why})
 }
 
 // wholeSeconds counts a begun second as a whole one.

@@ -157,7 +157,7 @@ func FuzzLife(f *testing.F) {
 				}
 				for _, a := range plan.Actions {
 					ids++
-					o = Apply(o, Begun{At{now}, fuzzID(t, o, a, fmt.Sprint(ids))})
+					o = Apply(o, Begun{At: At{now}, Action: fuzzID(t, o, a, fmt.Sprint(ids))})
 				}
 			}
 			Columns(Status(d, o, testNode, nil, now), now)
@@ -233,7 +233,7 @@ func TestHalfMadeSandboxIsCompletedUnderItsID(t *testing.T) {
 	if !slices.Contains(plan.Actions, Action(EnsureSandbox{ID: "s1", Attempt: 2})) {
 		t.Fatalf("got %s; want the sandbox ensured again", names(plan))
 	}
-	o = Apply(o, Begun{At{at(5)}, EnsureSandbox{ID: "s1", Attempt: 2}})
+	o = Apply(o, Begun{At: At{at(5)}, Action: EnsureSandbox{ID: "s1", Attempt: 2}})
 	o = Apply(o, SandboxUp{At: At{at(6)}, ID: "s1", Attempt: 2})
 	if o.Sandbox.Phase != SandboxRunning || o.Sandbox.HalfMade {
 		t.Fatalf("after it is up: %+v", o.Sandbox)

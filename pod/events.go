@@ -61,6 +61,7 @@ func Events(d Desired, before, after Observed, f Fact) []Event {
 	case ActionFailed:
 		t.actionFailed(f)
 	}
+	t.resizeEvents(before, after, f)
 	return t.events
 }
 
@@ -114,11 +115,11 @@ func (t *teller) begun(before Observed, a Action) {
 		}
 	case StopContainer:
 		if r := before.Containers[a.Container].Running; r != nil && r.Stop == nil && r.PreStop == nil {
-			t.container(a.Container, v1.EventTypeNormal, "Killing", killingMessage(t.pod, before, a.Container))
+			t.container(a.Container, v1.EventTypeNormal, "Killing", killingMessage(t.pod, before, a.Container, a.Reason))
 		}
 	case RunHook:
 		if r := before.Containers[a.Container].Running; a.Kind == PreStop && r != nil && r.PreStop == nil {
-			t.container(a.Container, v1.EventTypeNormal, "Killing", killingMessage(t.pod, before, a.Container))
+			t.container(a.Container, v1.EventTypeNormal, "Killing", killingMessage(t.pod, before, a.Container, a.Reason))
 		}
 	case DestroySandbox:
 		if before.anyRunning() {
@@ -129,7 +130,10 @@ func (t *teller) begun(before Observed, a Action) {
 }
 
 // killingMessage says why a running container is stopped.
-func killingMessage(pod *v1.Pod, o Observed, name string) string {
+func killingMessage(pod *v1.Pod, o Observed, name string, reason StopReason) string {
+	if reason == StopChanged {
+		return changedMessage(pod, o, name)
+	}
 	r := o.Containers[name].Running
 	probe := ""
 	switch {

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	v1 "k8s.io/api/core/v1"
 )
 
 // Fact is something that happened, with its time. Facts are the only thing
@@ -22,6 +24,8 @@ func (a At) When() time.Time { return a.Time }
 type Begun struct {
 	At
 	Action Action
+	// Pod is the manifest at that moment: what is made is made of it.
+	Pod *v1.Pod
 }
 
 // Inspected is what the runtime found in the kernel when a worker started.
@@ -245,11 +249,17 @@ func Apply(o Observed, f Fact) Observed {
 	now := f.When()
 	switch f := f.(type) {
 	case Begun:
-		return begun(o, f.Action, now)
+		return made(begun(o, f.Action, now), f)
 	case Inspected:
 		return inspected(o, f)
 	case SourcesChanged:
 		return sourcesChanged(o, now)
+	case Changed:
+		return changed(o, f)
+	case Resized:
+		return resized(o, f)
+	case ResizeFailed:
+		return resizeFailed(o, f)
 	case VolumesReady:
 		o.Volumes = Volumes{Ready: true, Stale: o.Volumes.Stale}
 	case VolumesFailed:
@@ -270,10 +280,13 @@ func Apply(o Observed, f Fact) Observed {
 		}
 	case ImageReady:
 		c := o.Containers[f.Container]
-		c.Image = Image{Ready: true, Ref: f.ImageRef, ID: f.ImageID}
+		if c.Image.Wanted != "" && c.Image.Wanted != f.Image {
+			return o // the manifest names another one by now
+		}
+		c.Image = Image{Ready: true, Wanted: f.Image, Ref: f.ImageRef, ID: f.ImageID}
 		return o.with(f.Container, c)
 	case ImageFailed:
-		return imageFailed(o, f.Container, now, f.Reason, f.Message)
+		return imageFailed(o, f.Container, f.Image, now, f.Reason, f.Message)
 	case ContainerStarted:
 		if c := o.Containers[f.Container]; c.Starting != nil && c.Starting.ID == f.ID {
 			c = c.attempted(*c.Starting, o.Sandbox.ID, now)
@@ -315,7 +328,7 @@ func begun(o Observed, a Action, now time.Time) Observed {
 		o.Sandbox = Sandbox{Phase: SandboxStarting, ID: a.ID, Attempt: a.Attempt, Retry: o.Sandbox.Retry}
 	case EnsureImage:
 		c := o.Containers[a.Container]
-		c.Image.Busy = true
+		c.Image.Busy, c.Image.Wanted = true, a.Image
 		return o.with(a.Container, c)
 	case StartContainer:
 		c := o.Containers[a.Container]
@@ -324,7 +337,7 @@ func begun(o Observed, a Action, now time.Time) Observed {
 		return o.with(a.Container, c)
 	case StopContainer:
 		return o.withRunning(a.Container, a.ID, func(r *Running) {
-			r.stop(now, now.Add(a.Grace))
+			r.stop(now, now.Add(a.Grace), a.Reason)
 			r.Stop.Signalled = true
 		})
 	case RunHook:
@@ -345,6 +358,8 @@ func begun(o Observed, a Action, now time.Time) Observed {
 				delete(r.Probes, a.Kind)
 			})
 		}
+	case ResizePod:
+		o.Resize.Busy = true
 	case ForgetContainer:
 		c := o.Containers[a.Container]
 		c.Old = slices.DeleteFunc(slices.Clone(c.Old), func(old Attempt) bool { return old.ID == a.ID })
@@ -376,7 +391,7 @@ func (o Observed) withRunning(name, id string, change func(*Running)) Observed {
 
 // stop notes that SIGKILL comes at the deadline. The first reason stays: what
 // a probe began, the end of the pod only shortens.
-func (r *Running) stop(now, deadline time.Time) {
+func (r *Running) stop(now, deadline time.Time, why StopReason) {
 	if r.Stop != nil {
 		again := *r.Stop
 		again.Deadline = deadline
@@ -385,6 +400,8 @@ func (r *Running) stop(now, deadline time.Time) {
 	}
 	reason := StopEnding
 	switch {
+	case why != "":
+		reason = why
 	case r.postStartFailed() != "":
 		reason = StopHook
 	case r.Startup == VerdictFailure:
@@ -570,8 +587,11 @@ func again(o Observed) Observed {
 	return o
 }
 
-func imageFailed(o Observed, name string, now time.Time, reason, message string) Observed {
+func imageFailed(o Observed, name, image string, now time.Time, reason, message string) Observed {
 	c := o.Containers[name]
+	if c.Image.Wanted != "" && c.Image.Wanted != image {
+		return o // the manifest names another one by now
+	}
 	c.Image.Busy, c.Image.Ready = false, false
 	c.Image.Retry = c.Image.Retry.failed(now, imageDelay, imageDelayMax, reason, message)
 	return o.with(name, c)
@@ -687,7 +707,9 @@ func actionFailed(o Observed, f ActionFailed) Observed {
 			return sandboxFailed(o, f.Time, reasonFailedCreatePodSandBox, f.Err)
 		}
 	case EnsureImage:
-		return imageFailed(o, a.Container, f.Time, reasonErrImagePull, f.Err)
+		return imageFailed(o, a.Container, a.Image, f.Time, reasonErrImagePull, f.Err)
+	case ResizePod:
+		return resizeFailed(o, ResizeFailed{At: f.At, ResizePod: a, Message: f.Err})
 	case StartContainer:
 		return startFailed(o, ContainerStartFailed{
 			At: f.At, Container: a.Container, ID: a.ID, Attempt: a.Attempt, Reason: "CreateContainerError", Message: f.Err,
@@ -744,7 +766,7 @@ func inspected(o Observed, f Inspected) Observed {
 	if s := f.Sandbox; s != nil && o.Sandbox.Phase == SandboxStarting && o.Sandbox.ID == s.ID {
 		o.Sandbox.Phase, o.Sandbox.HalfMade = SandboxNone, true
 	} else if s != nil {
-		o.Sandbox = Sandbox{Phase: SandboxRunning, ID: s.ID, Attempt: s.Attempt, IPs: s.IPs, UpAt: s.UpAt, Retry: o.Sandbox.Retry}
+		o.Sandbox = Sandbox{Phase: SandboxRunning, ID: s.ID, Attempt: s.Attempt, IPs: s.IPs, UpAt: s.UpAt, Retry: o.Sandbox.Retry, Resources: o.Sandbox.Resources}
 	} else {
 		o.Sandbox.Phase = SandboxNone
 	}
@@ -784,7 +806,9 @@ func foundAttempts(c Container, attempts []FoundContainer, sandbox string, f Ins
 		}
 		r := *c.Running
 		r.Pid = a.Pid
-		r.forgetErrands()
+		if a.Exit == nil {
+			r.forgetErrands()
+		}
 		c.Running, recorded = &r, nil
 		if a.Exit != nil {
 			e := c.exitOf(*a.Exit)

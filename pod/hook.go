@@ -27,6 +27,8 @@ type RunHook struct {
 	// Deadline is when a preStop is no longer waited for; zero for a postStart,
 	// which has none.
 	Deadline time.Time
+	// Reason is that of the stop that a preStop begins, as in [StopContainer].
+	Reason StopReason
 }
 
 func (RunHook) isAction() {}
@@ -62,7 +64,7 @@ func (r *Running) hook(kind HookKind) **Hook {
 func (r *Running) hookBegun(a RunHook) {
 	*r.hook(a.Kind) = &Hook{Since: a.Since, Busy: true}
 	if a.Kind == PreStop {
-		r.stop(a.Since, a.Deadline)
+		r.stop(a.Since, a.Deadline, a.Reason)
 	}
 }
 
@@ -154,11 +156,11 @@ func (p *planner) preStop(name string, since, deadline time.Time) (waits bool) {
 	}
 	switch h := r.PreStop; {
 	case h == nil:
-		p.do(RunHook{Container: name, ID: r.ID, Kind: PreStop, Since: p.now, Deadline: deadline})
+		p.do(RunHook{Container: name, ID: r.ID, Kind: PreStop, Since: p.now, Deadline: deadline, Reason: p.why})
 	case h.Done:
 		return false
 	case !h.Busy:
-		p.do(RunHook{Container: name, ID: r.ID, Kind: PreStop, Since: h.Since, Deadline: deadline})
+		p.do(RunHook{Container: name, ID: r.ID, Kind: PreStop, Since: h.Since, Deadline: deadline, Reason: p.why})
 	}
 	p.wake(deadline)
 	return true

@@ -55,6 +55,9 @@ func restarts(pod *v1.Pod, c *v1.Container, e Exit) bool {
 	if c.RestartPolicy != nil {
 		policy = v1.RestartPolicy(*c.RestartPolicy)
 	}
+	if e.Stopped == StopChanged {
+		return true // as the kubelet has it: what is wanted now has not run
+	}
 	if e.byProbe() {
 		return policy != v1.RestartPolicyNever
 	}

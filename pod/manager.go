@@ -207,22 +207,25 @@ func (m *Manager) want(ctx context.Context, d Desired) {
 		m.start(ctx, d)
 	case s.ending:
 		s.next = &d
-	case !samePod(s.want, d):
+	case unchanged(s.want, d):
+	case m.recreates(s.want, d):
 		s.next = &d
 		m.remove(s)
-	case !unchanged(s.want, d):
+	default:
 		s.want = d
 		m.order(s.worker, order{desired: &d})
 	}
 }
 
-// samePod says whether a changed manifest is still the same pod: everything
-// that containers can see of it is equal. Labels and annotations may differ.
-func samePod(a, b Desired) bool {
-	if a.SpecHash != "" && a.SpecHash == b.SpecHash {
-		return true
+// recreates says whether a changed manifest takes a new pod: something else of it
+// changed than a running pod can follow, or the pod has run to its end.
+func (m *Manager) recreates(was, d Desired) bool {
+	c := Compare(was, d)
+	if !c.InPlace() {
+		return len(c.Recreate) > 0
 	}
-	return equality.Semantic.DeepEqual(a.Pod.Spec, b.Pod.Spec)
+	p, shown := m.config.Board.Get(d.Key)
+	return shown && (p.Status.Phase == v1.PodSucceeded || p.Status.Phase == v1.PodFailed)
 }
 
 // unchanged says of two manifests of the same pod whether all that its worker

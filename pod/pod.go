@@ -78,6 +78,8 @@ type Observed struct {
 	Volumes    Volumes              `json:"volumes"`
 	Sandbox    Sandbox              `json:"sandbox"`
 	Containers map[string]Container `json:"containers,omitempty"`
+	// Resize is about resources that are changed while the pod runs.
+	Resize Resize `json:"resize,omitzero"`
 	// Failure is set once the pod as a whole has failed.
 	Failure *Failure `json:"failure,omitempty"`
 	// Ending is set while the pod is being ended.
@@ -103,6 +105,8 @@ type Sandbox struct {
 	Attempt int          `json:"attempt,omitempty"`
 	IPs     []netip.Addr `json:"ips,omitempty"`
 	UpAt    time.Time    `json:"upAt,omitzero"`
+	// Resources are what the pod's control group was made for. Nil: not known.
+	Resources Resources `json:"resources,omitempty"`
 	// HalfMade says that an agent that ended had begun to make this sandbox, and
 	// that something of it was found: it is to be completed.
 	HalfMade bool `json:"-"`
@@ -152,7 +156,10 @@ type Container struct {
 	Backoff Backoff `json:"backoff,omitzero"`
 	// Retry is about starts that failed before anything ran.
 	Retry Retry `json:"retry,omitzero"`
+	// Image is about the image of the next attempt.
 	Image Image `json:"image,omitzero"`
+	// Made is what the newest attempt was made of, the one under way included.
+	Made Made `json:"made,omitzero"`
 }
 
 // Attempt is one numbered try to run a container.
@@ -175,16 +182,18 @@ type Running struct {
 	PreStop   *Hook `json:"preStop,omitempty"`
 	// Probes are the loops that were started in this life of the agent.
 	Probes map[ProbeKind]bool `json:"-"`
-	Stop   *Stop              `json:"-"`
+	// Stop outlives the agent so that an exit it missed has its reason; a container
+	// that still runs is then stopped again.
+	Stop *Stop `json:"stop,omitempty"`
 }
 
 // Stop is the end of a container that was begun: with its preStop hook if it
 // has one, with a StopContainer otherwise.
 type Stop struct {
-	Since     time.Time
-	Deadline  time.Time // SIGKILL follows
-	Reason    StopReason
-	Signalled bool // a StopContainer was begun
+	Since     time.Time  `json:"since"`
+	Deadline  time.Time  `json:"deadline"` // SIGKILL follows
+	Reason    StopReason `json:"reason"`
+	Signalled bool       `json:"signalled,omitempty"` // a StopContainer was begun
 }
 
 // StopReason is why a running container is stopped.
@@ -195,6 +204,7 @@ const (
 	StopLiveness StopReason = "liveness" // its liveness probe failed
 	StopStartup  StopReason = "startup"  // its startup probe failed
 	StopHook     StopReason = "hook"     // its postStart hook failed
+	StopChanged  StopReason = "changed"  // its image or its resources changed
 	StopLost     StopReason = "lost"     // it ended with its sandbox or the machine
 )
 
@@ -215,6 +225,8 @@ type Exit struct {
 // Image is what is known about a container's image.
 type Image struct {
 	Busy bool `json:"-"` // an EnsureImage is under way
+	// Wanted is the image that was last asked for.
+	Wanted string `json:"-"`
 	// Ready says that the image was ensured for the next attempt.
 	Ready bool   `json:"-"`
 	Ref   string `json:"ref,omitempty"` // as the status shows it

@@ -69,14 +69,17 @@ func (s reporter) container(c *v1.Container, init bool) v1.ContainerStatus {
 	status := v1.ContainerStatus{
 		Name:         c.Name,
 		RestartCount: int32(state.Attempt),
-		Image:        cmp.Or(state.Image.Ref, c.Image),
-		ImageID:      state.Image.ID,
+		Image:        cmp.Or(state.Made.Ref, state.Image.Ref, c.Image),
+		ImageID:      cmp.Or(state.Made.ID, state.Image.ID),
 		Started:      new(started(c, state)),
 		Ready:        ready(c, state),
 		VolumeMounts: mountStatuses(c.VolumeMounts),
 
 		AllocatedResources: c.Resources.Requests.DeepCopy(),
 		Resources:          c.Resources.DeepCopy(),
+	}
+	if state.toResize(c) {
+		status.Resources = state.Made.Resources.DeepCopy()
 	}
 	if init && !isSidecar(c) {
 		*status.Started = state.Running != nil

@@ -58,7 +58,7 @@ type worker struct {
 
 // order is what the manager wants of a worker; one of its parts is set.
 type order struct {
-	desired *Desired        // the same pod with other metadata or sources
+	desired *Desired        // the same pod, changed in what can change while it runs, or with other sources
 	then    EndingThen      // end the pod
 	grace   time.Duration   // with then; negative: the pod's own
 	shorten *time.Duration  // let a pod that ends have no more than this
@@ -84,6 +84,7 @@ func newWorker(c *Config, r Record) *worker {
 		rebooted:   r.Rebooted,
 		saves:      make(chan Record, 1),
 	}
+	w.observed = assumeMade(w.observed, r.Pod)
 	w.observed.Inspected = false
 	w.setDesired(r.Desired())
 	if p := r.Pod.Spec.Priority; p != nil {
@@ -171,7 +172,7 @@ func (w *worker) act(ctx context.Context) Plan {
 		for i, a := range plan.Actions {
 			a = withID(a)
 			plan.Actions[i] = a
-			w.learn(Begun{At: At{now}, Action: a})
+			w.learn(Begun{At: At{now}, Action: a, Pod: w.desired.Pod})
 		}
 		target.SandboxID, target.IPs = w.observed.Sandbox.ID, w.observed.Sandbox.IPs
 		w.note()
@@ -348,7 +349,11 @@ func (w *worker) learn(f Fact) {
 func (w *worker) obey(o order) {
 	switch {
 	case o.desired != nil:
+		c := Compare(w.desired, *o.desired)
 		w.setDesired(*o.desired)
+		if c.InPlace() {
+			w.learn(Changed{At: At{time.Now()}, Images: containersOf(c.Images), Resources: containersOf(c.Resources)})
+		}
 		w.learn(SourcesChanged{At{time.Now()}})
 	case o.shorten != nil:
 		if e := w.observed.Ending; e != nil {

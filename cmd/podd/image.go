@@ -267,8 +267,10 @@ func imagesOfRecords(g *globals) ([]string, error) {
 	for _, r := range records {
 		refs = append(refs, imagesOf(r.Pod)...)
 		for _, c := range r.Observed.Containers {
-			if c.Image.ID != "" {
-				refs = append(refs, c.Image.ID)
+			for _, id := range []string{c.Image.ID, c.Made.ID} {
+				if id != "" {
+					refs = append(refs, id)
+				}
 			}
 		}
 	}

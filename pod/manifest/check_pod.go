@@ -457,10 +457,10 @@ func (o *object) checkContainer(at string, c *v1.Container, s *v1.PodSpec, named
 		at := item(at+".resizePolicy", i)
 		o.oneOf(at+".resourceName", string(r.ResourceName), "cpu", "memory")
 		o.unique(first, string(r.ResourceName), at+".resourceName")
-		if r.RestartPolicy == v1.RestartContainer {
-			o.say(at+".restartPolicy", "RestartContainer is not supported here")
+		if r.RestartPolicy == v1.RestartContainer && s.RestartPolicy == v1.RestartPolicyNever && c.RestartPolicy == nil {
+			o.say(at+".restartPolicy", "expected NotRequired, because the pod's restartPolicy is Never; found \"RestartContainer\"")
 		} else {
-			o.oneOf(at+".restartPolicy", string(r.RestartPolicy), "NotRequired")
+			o.oneOf(at+".restartPolicy", string(r.RestartPolicy), "NotRequired", "RestartContainer")
 		}
 	}
 	o.checkMounts(at+".volumeMounts", c, volumes)

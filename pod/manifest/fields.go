@@ -164,7 +164,7 @@ var Fields = []Field{
 	{Path: "spec.containers[].resources.limits", Support: Honoured, Note: "cpu, memory; ephemeral-storage with a warning"},
 	{Path: "spec.containers[].resources.requests", Support: Honoured, Note: "cpu, memory; ephemeral-storage with a warning"},
 	{Path: "spec.containers[].resources.claims", Support: Refused, Note: noClaims},
-	{Path: "spec.containers[].resizePolicy[]", Support: Honoured, Note: "NotRequired; RestartContainer is refused"},
+	{Path: "spec.containers[].resizePolicy[]", Support: Honoured},
 	{Path: "spec.containers[].resizePolicy[].resourceName", Support: Honoured},
 	{Path: "spec.containers[].resizePolicy[].restartPolicy", Support: Honoured},
 	{Path: "spec.containers[].restartPolicy", Support: Refused, Note: "the pod's restartPolicy holds for its containers"},

@@ -162,6 +162,8 @@ func (r *Runtime) Perform(ctx context.Context, t pod.Target, a pod.Action, repor
 		r.startContainer(ctx, t, a, report)
 	case pod.RunHook:
 		r.runHook(ctx, t, a, report)
+	case pod.ResizePod:
+		r.resize(ctx, t, a, report)
 	case pod.StopContainer:
 		err = r.stopContainer(ctx, t, a)
 	case pod.StartProbe:

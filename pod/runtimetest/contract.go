@@ -7,6 +7,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/uuid"
@@ -41,6 +42,7 @@ func Contract(t *testing.T, subject func(t *testing.T) Subject) {
 		"AnExitWhileNobodyWatchedIsReported": exitUnwatched,
 		"AHookIsAnsweredHoweverOftenAsked":   hookTwice,
 		"AHookEndsWithItsContainer":          hookEnds,
+		"AResizeIsAnsweredAndMayBeRepeated":  resizedTwice,
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := &contract{T: t, Subject: subject(t), facts: make(chan pod.Fact, 1000)}
@@ -62,6 +64,8 @@ type contract struct {
 	ctx    context.Context
 	target pod.Target
 	facts  chan pod.Fact
+	// resources are what "app" is given; set before up.
+	resources v1.ResourceRequirements
 }
 
 // up brings a pod with one container "app" to the point where it can be started.
@@ -74,7 +78,7 @@ func (c *contract) up(command ...string) {
 			RestartPolicy: v1.RestartPolicyNever, DNSPolicy: v1.DNSDefault, SecurityContext: &v1.PodSecurityContext{},
 			EnableServiceLinks: new(false), TerminationGracePeriodSeconds: new(int64(5)),
 			Containers: []v1.Container{{
-				Name: "app", Image: c.Image, ImagePullPolicy: v1.PullNever, Command: command,
+				Name: "app", Image: c.Image, ImagePullPolicy: v1.PullNever, Command: command, Resources: c.resources,
 				TerminationMessagePath: "/dev/termination-log", TerminationMessagePolicy: v1.TerminationMessageReadFile,
 			}},
 		},
@@ -125,7 +129,7 @@ func await[F pod.Fact](c *contract) F {
 				return wanted
 			}
 			switch f.(type) {
-			case pod.SandboxFailed, pod.VolumesFailed, pod.ImageFailed, pod.ContainerStartFailed, pod.ActionFailed:
+			case pod.SandboxFailed, pod.VolumesFailed, pod.ImageFailed, pod.ContainerStartFailed, pod.ResizeFailed, pod.ActionFailed:
 				c.Fatalf("%+v, while waiting for %T", f, *new(F))
 			}
 		case <-deadline:
@@ -297,6 +301,25 @@ func destroyNothing(c *contract) {
 	c.target = pod.Target{UID: uid, Pod: &v1.Pod{ObjectMeta: metav1.ObjectMeta{UID: uid}}}
 	expect[pod.SandboxGone](c, pod.DestroySandbox{})
 	expect[pod.PodRemoved](c, pod.RemovePod{})
+}
+
+func resizedTwice(c *contract) {
+	c.resources.Requests = v1.ResourceList{v1.ResourceCPU: resource.MustParse("100m")}
+	c.up("sleep", "3600")
+	expect[pod.ContainerStarted](c, app)
+	resize := pod.ResizePod{
+		Before: pod.Resources{"app": c.resources},
+		After: pod.Resources{"app": {
+			Requests: v1.ResourceList{v1.ResourceCPU: resource.MustParse("200m")},
+			Limits:   v1.ResourceList{v1.ResourceMemory: resource.MustParse("64Mi")},
+		}},
+		Containers: map[string]string{"app": app.ID},
+	}
+	for range 2 {
+		if f := expect[pod.Resized](c, resize); f.Containers["app"] != app.ID || f.Time.IsZero() {
+			c.Errorf("got %+v; want what was asked for", f)
+		}
+	}
 }
 
 func exitUnwatched(c *contract) {

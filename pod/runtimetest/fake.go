@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -46,6 +47,7 @@ type fakePod struct {
 	volumes    bool
 	containers []*fakeContainer
 	probes     map[string]probe
+	resources  pod.Resources // of the sandbox's control group
 	watchers   map[int]chan pod.Fact
 	watches    int
 	lost       chan struct{} // closed with the sandbox
@@ -53,10 +55,12 @@ type fakePod struct {
 
 type fakeContainer struct {
 	pod.FoundContainer
-	gone   chan struct{} // closed by its exit
-	hooks  map[pod.HookKind]bool
-	killed *time.Timer
-	killAt time.Time
+	image     string
+	resources v1.ResourceRequirements
+	gone      chan struct{} // closed by its exit
+	hooks     map[pod.HookKind]bool
+	killed    *time.Timer
+	killAt    time.Time
 }
 
 type probe struct {
@@ -241,7 +245,12 @@ func (f *Fake) State() string {
 		}
 		for _, c := range p.containers {
 			if c.Exit == nil {
-				lines = append(lines, "running "+c.Container)
+				lines = append(lines, "running "+c.Container+c.differing())
+			}
+		}
+		for name, r := range p.resources {
+			if text := resourcesText(r); text != "" {
+				lines = append(lines, "room for "+name+":"+text)
 			}
 		}
 		for name := range p.probes {
@@ -250,6 +259,30 @@ func (f *Fake) State() string {
 	}
 	slices.Sort(lines)
 	return strings.Join(lines, "\n")
+}
+
+// differing tells an attempt's resources, and its image unless that is the first
+// version's.
+func (c *fakeContainer) differing() string {
+	if strings.HasSuffix(c.image, ":1") {
+		return resourcesText(c.resources)
+	}
+	return " of " + c.image + resourcesText(c.resources)
+}
+
+func resourcesText(r v1.ResourceRequirements) string {
+	text := ""
+	for _, list := range []struct {
+		word string
+		of   v1.ResourceList
+	}{{"requests", r.Requests}, {"limits", r.Limits}} {
+		for _, name := range []v1.ResourceName{v1.ResourceCPU, v1.ResourceMemory} {
+			if q, given := list.of[name]; given {
+				text += fmt.Sprintf(" %s %s %s", list.word, name, q.String())
+			}
+		}
+	}
+	return text
 }
 
 // AgentEnded ends all probe loops, as the end of the agent's process does.
@@ -302,7 +335,7 @@ func (p *fakePod) endSandbox(code int) {
 			p.exit(c, code, false)
 		}
 	}
-	p.sandbox = nil
+	p.sandbox, p.resources = nil, nil
 	close(p.lost)
 }
 
@@ -538,6 +571,8 @@ func nameOf(a pod.Action) (kind, container string) {
 		return "start", a.Container
 	case pod.StopContainer:
 		return "stop", a.Container
+	case pod.ResizePod:
+		return "resize", ""
 	case pod.DestroySandbox:
 		return "destroy", ""
 	case pod.RemovePod:
@@ -572,6 +607,9 @@ func Describe(a pod.Action) string {
 		return fmt.Sprintf("stop probing %s %s", a.Container, a.Kind)
 	case pod.ForgetContainer:
 		return fmt.Sprintf("forget %s #%d", a.Container, a.Attempt)
+	case pod.ResizePod:
+		names := slices.Sorted(maps.Keys(a.Containers))
+		return strings.TrimSpace("resize pod " + strings.Join(names, " "))
 	case pod.DestroySandbox:
 		return "destroy sandbox"
 	case pod.RemovePod:
@@ -616,6 +654,12 @@ func (f *Fake) perform(t pod.Target, a pod.Action, kind, container string, repor
 			return startFailed(at, a, fail)
 		}
 		return f.start(at, t, p, a)
+	case pod.ResizePod:
+		if fails {
+			return pod.ResizeFailed{At: at, ResizePod: a, Message: fail.message, Infeasible: fail.reason == "Infeasible"}
+		}
+		p.resize(a)
+		return pod.Resized{At: at, ResizePod: a}
 	case pod.StopContainer:
 		f.stop(p, a)
 	case pod.StartProbe:
@@ -666,7 +710,10 @@ func (f *Fake) ensureSandbox(at pod.At, t pod.Target, p *fakePod, a pod.EnsureSa
 			s.IPs = []netip.Addr{f.nextIP}
 			f.nextIP = f.nextIP.Next()
 		}
-		p.sandbox, p.lost = s, make(chan struct{})
+		p.sandbox, p.lost, p.resources = s, make(chan struct{}), pod.Resources{}
+		for _, c := range slices.Concat(t.Pod.Spec.InitContainers, t.Pod.Spec.Containers) {
+			p.resources[c.Name] = c.Resources
+		}
 	}
 	return pod.SandboxUp{At: at, ID: a.ID, Attempt: a.Attempt, IPs: p.sandbox.IPs}
 }
@@ -699,6 +746,11 @@ func (f *Fake) start(at pod.At, t pod.Target, p *fakePod, a pod.StartContainer) 
 	c := &fakeContainer{gone: make(chan struct{}), hooks: map[pod.HookKind]bool{}, FoundContainer: pod.FoundContainer{
 		Container: a.Container, ID: a.ID, Attempt: a.Attempt, Pid: 1000 + len(p.containers), StartedAt: at.Time,
 	}}
+	for _, want := range slices.Concat(t.Pod.Spec.InitContainers, t.Pod.Spec.Containers) {
+		if want.Name == a.Container {
+			c.image, c.resources = want.Image, want.Resources
+		}
+	}
 	p.containers = append(p.containers, c)
 	f.starts++
 	l, lives := f.lives[a.Container]
@@ -724,6 +776,16 @@ func commandOf(p *v1.Pod, container string) []string {
 		}
 	}
 	return nil
+}
+
+// resize gives the pod's group and running attempts other resources.
+func (p *fakePod) resize(a pod.ResizePod) {
+	p.resources = a.After
+	for _, c := range p.containers {
+		if c.Exit == nil && a.Containers[c.Container] == c.ID {
+			c.resources = a.After[c.Container]
+		}
+	}
 }
 
 // stop sends the stop signal, and SIGKILL when the grace is over.

@@ -144,6 +144,15 @@ func (t *Tree) Pod(qos v1.PodQOSClass, uid string, lim Limits) (*Group, error) {
 	return g, nil
 }
 
+// FindPod names the group of one pod without creating it.
+func (t *Tree) FindPod(qos v1.PodQOSClass, uid string) (*Group, error) {
+	path, err := t.podPath(qos, uid)
+	if err != nil {
+		return nil, err
+	}
+	return t.group(path), nil
+}
+
 // Container creates the group of one container below its pod's. It has no
 // limits yet: those are for [Group.Set], once the process inside has finished
 // preparations that may need more than the container is given.
