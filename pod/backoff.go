@@ -85,9 +85,13 @@ func (c Container) killedEarly() bool {
 }
 
 // notItsOwn says that the container did nothing to end: its pod, its sandbox or
-// its manifest did.
+// its manifest or another container did.
 func (e *Exit) notItsOwn() bool {
-	return e.Stopped == StopEnding || e.Stopped == StopLost || e.Stopped == StopChanged
+	switch e.Stopped {
+	case StopEnding, StopLost, StopChanged, StopAll:
+		return true
+	}
+	return false
 }
 
 // byProbe says that a probe had the container killed.

@@ -25,6 +25,9 @@ func (s reporter) conditions(status *v1.PodStatus, shown []v1.PodCondition) []v1
 		containersReady,
 		v1.PodCondition{Type: v1.PodScheduled, Status: v1.ConditionTrue},
 	)
+	if c, has := s.restartingAllCondition(); has {
+		ours = append(ours, c)
+	}
 	var all []v1.PodCondition
 	for _, c := range shown {
 		if !isResizeCondition(c.Type) && !slices.ContainsFunc(ours, func(o v1.PodCondition) bool { return o.Type == c.Type }) {
@@ -99,7 +102,7 @@ func (s reporter) containersReady(status *v1.PodStatus) v1.PodCondition {
 	}
 	var unready []string
 	for _, c := range allContainers(s.pod) {
-		if s.isInit(c) && !isSidecar(c) {
+		if isInit(s.pod, c) && !isSidecar(c) {
 			continue
 		}
 		if !ready(c, s.o.Containers[c.Name]) {
@@ -112,10 +115,6 @@ func (s reporter) containersReady(status *v1.PodStatus) v1.PodCondition {
 	return v1.PodCondition{
 		Status: v1.ConditionFalse, Reason: "ContainersNotReady", Message: containersWith("unready", unready),
 	}
-}
-
-func (s reporter) isInit(c *v1.Container) bool {
-	return slices.ContainsFunc(s.pod.Spec.InitContainers, func(i v1.Container) bool { return i.Name == c.Name })
 }
 
 // gated says whether the pod's readiness gates allow what its containers are ready for.

@@ -38,6 +38,8 @@ func Decide(d Desired, o Observed, now time.Time) Plan {
 		p.end()
 	case finished(d.Pod, o):
 		p.finish()
+	case o.RestartAll != nil:
+		p.restartAll()
 	default:
 		p.run()
 	}

@@ -138,6 +138,8 @@ func killingMessage(pod *v1.Pod, o Observed, name string, reason StopReason) str
 	probe := ""
 	switch {
 	case o.Ending != nil || finished(pod, o):
+	case o.RestartAll != nil:
+		return restartingAllMessage(name, o.RestartAll.Container)
 	case r.postStartFailed() != "":
 		return reasonFailedPostStartHook
 	case r.Startup == VerdictFailure:

@@ -305,6 +305,12 @@ func Apply(o Observed, f Fact) Observed {
 		return actionFailed(o, f)
 	case Ending:
 		o.Ending = ending(o.Ending, f)
+	case RestartingAll:
+		if o.RestartAll == nil {
+			o.RestartAll = &RestartAll{Since: now, Container: f.Container}
+		}
+	case AllEnded:
+		return allEnded(o, now)
 	case PodFailed:
 		if o.Failure == nil {
 			o.Failure = &Failure{At: now, Reason: f.Reason, Message: f.Message}
@@ -576,6 +582,7 @@ func sandboxGone(o Observed, now time.Time) Observed {
 // again makes every container wait for a new attempt, as if none had exited,
 // and forgets what stood in the way of one.
 func again(o Observed) Observed {
+	o.RestartAll = nil
 	o.Ending, o.Failure, o.Sandbox.Retry, o.Volumes.Retry = nil, nil, Retry{}, Retry{}
 	for name, c := range o.Containers {
 		if c.Exit != nil {
@@ -648,6 +655,9 @@ func (c Container) exitOf(f ContainerExited) Exit {
 	}
 	if e.StartedAt.IsZero() && c.Running != nil {
 		e.StartedAt = c.Running.StartedAt
+	}
+	if e.Stopped == StopAll {
+		e.Code, e.Signal, e.Reason = 137, 0, reasonRestartingAll
 	}
 	return e
 }

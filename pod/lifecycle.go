@@ -61,10 +61,8 @@ func restarts(pod *v1.Pod, c *v1.Container, e Exit) bool {
 	if e.byProbe() {
 		return policy != v1.RestartPolicyNever
 	}
-	for _, rule := range c.RestartPolicyRules {
-		if rule.Action == v1.ContainerRestartRuleActionRestart && matches(rule.ExitCodes, e.Code) {
-			return true
-		}
+	if _, matched := ruleFor(c, e); matched {
+		return true // alone or with all others
 	}
 	switch policy {
 	case v1.RestartPolicyNever:
@@ -97,8 +95,11 @@ func initFailed(pod *v1.Pod, c *v1.Container, state Container) bool {
 	if c.RestartPolicy != nil {
 		policy = v1.RestartPolicy(*c.RestartPolicy)
 	}
-	return !isSidecar(c) && policy == v1.RestartPolicyNever &&
-		state.Exit != nil && state.Starting == nil && !state.Exit.succeeded()
+	if isSidecar(c) || policy != v1.RestartPolicyNever || state.Exit == nil || state.Starting != nil || state.Exit.succeeded() {
+		return false
+	}
+	_, matched := ruleFor(c, *state.Exit)
+	return !matched
 }
 
 // finished says whether no regular container will run again: the pod has

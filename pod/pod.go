@@ -80,6 +80,8 @@ type Observed struct {
 	Containers map[string]Container `json:"containers,omitempty"`
 	// Resize is about resources that are changed while the pod runs.
 	Resize Resize `json:"resize,omitzero"`
+	// RestartAll is set while all containers are ended to be restarted together.
+	RestartAll *RestartAll `json:"restartAll,omitempty"`
 	// Failure is set once the pod as a whole has failed.
 	Failure *Failure `json:"failure,omitempty"`
 	// Ending is set while the pod is being ended.
@@ -205,6 +207,7 @@ const (
 	StopStartup  StopReason = "startup"  // its startup probe failed
 	StopHook     StopReason = "hook"     // its postStart hook failed
 	StopChanged  StopReason = "changed"  // its image or its resources changed
+	StopAll      StopReason = "all"      // another one's exit restarts all containers
 	StopLost     StopReason = "lost"     // it ended with its sandbox or the machine
 )
 

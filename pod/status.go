@@ -98,7 +98,7 @@ func (s reporter) container(c *v1.Container, init bool) v1.ContainerStatus {
 		if waiting == nil {
 			status.State.Terminated = terminated(state.Exit)
 		} else {
-			status.State.Waiting = waiting
+			status.State.Waiting, status.Ready = waiting, false
 			last = cmp.Or(state.Exit, state.Last)
 		}
 		if e := cmp.Or(state.Exit, state.Last); e != nil {
@@ -114,6 +114,9 @@ func (s reporter) container(c *v1.Container, init bool) v1.ContainerStatus {
 // waiting says why a container that does not run is not running yet, or nil
 // when it has exited and that is what there is to say.
 func (s reporter) waiting(c *v1.Container, state Container) *v1.ContainerStateWaiting {
+	if s.o.RestartAll != nil && s.o.Ending == nil && state.Tried {
+		return &v1.ContainerStateWaiting{Reason: reasonRestartingAll}
+	}
 	if state.Exit != nil && (s.o.Ending != nil || !s.again(c, state)) {
 		return nil
 	}

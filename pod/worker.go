@@ -163,6 +163,9 @@ func (w *worker) act(ctx context.Context) Plan {
 		if f, over := overdue(w.desired.Pod, w.observed, now); over && w.observed.Inspected && w.observed.Ending == nil {
 			w.learn(f)
 		}
+		if f := restartAll(w.desired.Pod, w.observed, now); f != nil {
+			w.learn(f)
+		}
 		w.renewStarting(ctx)
 		plan := Decide(w.desired, w.observed, now)
 		if len(plan.Actions) == 0 {

@@ -78,3 +78,34 @@ func isSignal(name string) bool {
 	}
 	return false
 }
+
+const (
+	maxRestartRules = 20
+	maxExitCodes    = 255
+)
+
+// checkRestarts checks when a container is restarted.
+func (o *object) checkRestarts(at string, c *v1.Container) {
+	if c.RestartPolicy != nil {
+		o.oneOf(at+".restartPolicy", string(*c.RestartPolicy), "Always", "OnFailure", "Never")
+	}
+	rules := at + ".restartPolicyRules"
+	if len(c.RestartPolicyRules) > 0 && c.RestartPolicy == nil {
+		o.say(rules, "need a restartPolicy beside them, for the exits that no rule is about")
+	}
+	if len(c.RestartPolicyRules) > maxRestartRules {
+		o.say(rules, "expected at most %d; found %d", maxRestartRules, len(c.RestartPolicyRules))
+	}
+	for i := range c.RestartPolicyRules {
+		r, at := &c.RestartPolicyRules[i], item(rules, i)
+		o.oneOf(at+".action", string(r.Action), "Restart", "RestartAllContainers")
+		if r.ExitCodes == nil {
+			o.say(at+".exitCodes", "required, not given")
+			continue
+		}
+		o.oneOf(at+".exitCodes.operator", string(r.ExitCodes.Operator), "In", "NotIn")
+		if n := len(r.ExitCodes.Values); n > maxExitCodes {
+			o.say(at+".exitCodes.values", "expected at most %d; found %d", maxExitCodes, n)
+		}
+	}
+}

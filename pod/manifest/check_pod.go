@@ -139,6 +139,9 @@ func (o *object) check(p *v1.Pod) {
 	if s.TerminationGracePeriodSeconds != nil && *s.TerminationGracePeriodSeconds < 0 {
 		o.warnAt("spec.terminationGracePeriodSeconds", "negative; 1 second is used")
 	}
+	if seconds := s.ActiveDeadlineSeconds; seconds != nil && (*seconds < 1 || *seconds > math.MaxInt32) {
+		o.bad("spec.activeDeadlineSeconds", "whole seconds, from 1 to 2147483647")
+	}
 	if s.OS != nil {
 		if s.OS.Name == v1.Windows {
 			o.say("spec.os.name", "windows is not supported here")
@@ -163,9 +166,6 @@ func (o *object) check(p *v1.Pod) {
 		at := item("spec.initContainers", i)
 		c := &s.InitContainers[i]
 		sidecar := c.RestartPolicy != nil && *c.RestartPolicy == v1.ContainerRestartPolicyAlways
-		if c.RestartPolicy != nil && !sidecar {
-			o.say(at+".restartPolicy", "expected Always, which makes a sidecar; %s is not supported here", quoted(string(*c.RestartPolicy)))
-		}
 		for name, probe := range probesOf(c) {
 			if probe != nil && !sidecar && !o.isFailed(at+".restartPolicy") {
 				o.say(at+"."+name, "not for init containers without restartPolicy: Always")
@@ -471,6 +471,7 @@ func (o *object) checkContainer(at string, c *v1.Container, s *v1.PodSpec, named
 		}
 	}
 	o.checkLifecycle(at+".lifecycle", c, s)
+	o.checkRestarts(at, c)
 }
 
 func (o *object) checkPorts(at string, ports []v1.ContainerPort, onHost bool, hostPorts map[string]string) {
