@@ -254,6 +254,8 @@ func Apply(o Observed, f Fact) Observed {
 		return inspected(o, f)
 	case SourcesChanged:
 		return sourcesChanged(o, now)
+	case CauseGone:
+		return causeGone(o, f)
 	case Changed:
 		return changed(o, f)
 	case Resized:

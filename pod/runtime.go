@@ -40,6 +40,11 @@ type Runtime interface {
 	// happened while nobody watched are reported first.
 	Watch(ctx context.Context, t Target, report func(Fact))
 
+	// Await looks out for what a pod waits for, without trying what failed for want
+	// of it. It reports [CauseGone] for the first that seems to be there and returns,
+	// or returns when ctx ends.
+	Await(ctx context.Context, t Target, waits []Wait, report func(Fact))
+
 	// Exec runs a command in a running container.
 	Exec(ctx context.Context, t Target, r ExecRequest) (exitCode int, err error)
 

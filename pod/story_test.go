@@ -351,6 +351,8 @@ func (w *world) do(words []string) {
 		what, message, _ := strings.Cut(rest(1), ": ")
 		fields := strings.Fields(what)
 		w.kernel.Fail(strings.Join(fields[:len(fields)-1], " "), fields[len(fields)-1], message)
+	case "appears": // as heal, and the runtime sees it
+		w.kernel.Appear(rest(1))
 	case "heal":
 		w.kernel.Heal(rest(1))
 	case "each": // each app lasts 1s and exits 3

@@ -51,6 +51,8 @@ type worker struct {
 	callOff     context.CancelFunc
 	watched     string // the sandbox watched
 	stopWatch   context.CancelFunc
+	awaited     string // what the pod waits for and the runtime looks out for
+	stopAwait   context.CancelFunc
 	noted       *Record // last
 	saves       chan Record
 	noteFailing bool
@@ -127,6 +129,7 @@ func (w *worker) loop(ctx context.Context) (done bool) {
 	for {
 		plan := w.act(ctx)
 		w.watch(ctx)
+		w.await()
 		w.publish()
 		w.note()
 		if plan.Done {

@@ -68,6 +68,20 @@ func ensureHostPath(source *v1.HostPathVolumeSource) error {
 	return fmt.Errorf("hostPath type %q is not one of DirectoryOrCreate, Directory, FileOrCreate, File, Socket, CharDevice, BlockDevice", kind)
 }
 
+// SourceThere tells whether the source of a volume that could not be set up is
+// there by now, as far as that is seen by looking: a hostPath of a type that is not
+// made when missing.
+func SourceThere(v v1.Volume) bool {
+	if v.HostPath == nil || v.HostPath.Type == nil {
+		return false
+	}
+	switch *v.HostPath.Type {
+	case v1.HostPathUnset, v1.HostPathDirectoryOrCreate, v1.HostPathFileOrCreate:
+		return false
+	}
+	return ensureHostPath(v.HostPath) == nil
+}
+
 // makeHostDir makes a directory, with its parents, where nothing is.
 func makeHostDir(path string) error {
 	if _, err := os.Stat(path); err == nil || !errors.Is(err, os.ErrNotExist) {

@@ -35,7 +35,8 @@ type Fake struct {
 	failing map[string]failure
 	lives   map[string]life
 	deaf    map[string]bool
-	hooks   map[string]int // attempts that a hook was run of
+	seen    map[string]bool // causes that are gone and can be seen to be
+	hooks   map[string]int  // attempts that a hook was run of
 	starts  int
 	probing time.Duration // zero: only the test reports
 	nextIP  netip.Addr
@@ -86,6 +87,7 @@ func NewFake() *Fake {
 		failing: map[string]failure{},
 		lives:   map[string]life{},
 		deaf:    map[string]bool{},
+		seen:    map[string]bool{},
 		hooks:   map[string]int{},
 		nextIP:  netip.MustParseAddr("10.244.0.5"),
 	}
@@ -134,6 +136,38 @@ func (f *Fake) Heal(kind string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.failing, kind)
+}
+
+// Appear undoes [Fake.Fail] in a way that [Fake.Await] sees.
+func (f *Fake) Appear(kind string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.failing, kind)
+	f.seen[kind] = true
+}
+
+// lookOut is how often a runtime looks for what pods wait for.
+const lookOut = 500 * time.Millisecond
+
+// Await implements [pod.Runtime].
+func (f *Fake) Await(ctx context.Context, _ pod.Target, waits []pod.Wait, report func(pod.Fact)) {
+	kinds := map[pod.WaitKind]string{pod.WaitPorts: "sandbox", pod.WaitVolume: "volumes", pod.WaitImage: "image"}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(lookOut):
+		}
+		for _, w := range waits {
+			f.mu.Lock()
+			there := f.seen[kinds[w.Kind]] || f.seen[kinds[w.Kind]+" "+w.Name]
+			f.mu.Unlock()
+			if there {
+				report(pod.CauseGone{At: pod.At{Time: time.Now()}, Wait: w})
+				return
+			}
+		}
+	}
 }
 
 // Lives makes later attempts of a container exit by themselves.

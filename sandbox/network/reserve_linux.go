@@ -27,6 +27,27 @@ func (n *Network) ReservePorts(uid string, mappings []PortMapping, addrs []netip
 	if err != nil {
 		return nil, err
 	}
+	files, err = n.bindPorts(uid, mappings, addrs)
+	if err == nil && len(wanted) > 0 {
+		n.mu.Lock()
+		n.reserved[uid] = wanted
+		n.mu.Unlock()
+	}
+	return files, err
+}
+
+// PortsFree tells whether [Network.ReservePorts] would succeed now. It leaves
+// nothing reserved.
+func (n *Network) PortsFree(uid string, mappings []PortMapping, addrs []netip.Addr) bool {
+	files, err := n.bindPorts(uid, normalized(mappings), addrs)
+	for _, f := range files {
+		f.Close()
+	}
+	return err == nil
+}
+
+// bindPorts binds the sockets of [Network.ReservePorts].
+func (n *Network) bindPorts(uid string, mappings []PortMapping, addrs []netip.Addr) (files []*os.File, err error) {
 	defer func() {
 		if err != nil {
 			for _, f := range files {
@@ -55,11 +76,6 @@ func (n *Network) ReservePorts(uid string, mappings []PortMapping, addrs []netip
 		}
 		return nil
 	})
-	if err == nil && len(wanted) > 0 {
-		n.mu.Lock()
-		n.reserved[uid] = wanted
-		n.mu.Unlock()
-	}
 	return files, err
 }
 

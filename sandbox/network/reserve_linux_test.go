@@ -265,3 +265,36 @@ func TestMappingAgainReplacesWhatAnotherPodLeft(t *testing.T) {
 	}
 	wantAnswer(t, w.outside, "tcp", hostPort(hostAddr4.Addr(), 8080), "pod-b from "+outsideAddr4.Addr().String())
 }
+
+// Looking whether ports are free tells so while they are taken and once they are
+// not, and takes nothing itself.
+func TestPortsAreSeenToBeFree(t *testing.T) {
+	w := newWorld(t)
+	n := w.open(t)
+	addrs, err := n.Allocate("pod-a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var server net.Listener
+	inNetNS(w.host, func() error {
+		server, err = net.Listen("tcp", "0.0.0.0:8080")
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := []PortMapping{udp8080, tcp8080}
+	if n.PortsFree("pod-a", all, addrs) {
+		t.Error("free while a process listens")
+	}
+	server.Close()
+	for range 2 {
+		if !n.PortsFree("pod-a", all, addrs) {
+			t.Error("not free once nobody listens")
+		}
+	}
+	reservePorts(t, n, "pod-b", addrs, all...)
+	if n.PortsFree("pod-a", all, addrs) {
+		t.Error("free while another pod has it")
+	}
+}

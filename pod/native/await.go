@@ -1,0 +1,77 @@
+package native
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+
+	"podd/pod"
+	"podd/volumes"
+)
+
+// lookOut is how often what pods wait for is looked for: a few system calls for
+// each pod that waits, none for the others.
+const lookOut = 500 * time.Millisecond
+
+// Await looks out for what a pod waits for; see [pod.Runtime].
+func (r *Runtime) Await(ctx context.Context, t pod.Target, waits []pod.Wait, report func(pod.Fact)) {
+	tick := time.NewTicker(lookOut)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		for _, w := range waits {
+			if r.there(t, w) {
+				report(pod.CauseGone{At: now(), Wait: w})
+				return
+			}
+		}
+	}
+}
+
+// there tells whether what is waited for seems to be there.
+func (r *Runtime) there(t pod.Target, w pod.Wait) bool {
+	switch w.Kind {
+	case pod.WaitPorts:
+		addrs := r.HostIPs
+		if !t.Pod.Spec.HostNetwork {
+			var err error
+			if addrs, err = r.Network.Allocate(string(t.UID)); err != nil {
+				return false
+			}
+		}
+		return r.Network.PortsFree(string(t.UID), hostPorts(t.Pod), addrs)
+	case pod.WaitVolume:
+		i := slices.IndexFunc(t.Pod.Spec.Volumes, func(v v1.Volume) bool { return v.Name == w.Name })
+		return i >= 0 && volumes.SourceThere(t.Pod.Spec.Volumes[i])
+	case pod.WaitImage:
+		return r.imagesPresent(t.Pod, findContainer(t.Pod, w.Name))
+	}
+	return false
+}
+
+// imagesPresent tells whether a container's image and those of the volumes that
+// it mounts can be had without asking a registry.
+func (r *Runtime) imagesPresent(p *v1.Pod, c *v1.Container) bool {
+	if c == nil {
+		return false
+	}
+	if _, err := r.Images.Find(c.Image); err != nil {
+		return false
+	}
+	for _, m := range c.VolumeMounts {
+		i := volumeOf(p, m.Name).Image
+		if i == nil {
+			continue
+		}
+		if _, err := r.Images.Find(i.Reference); err != nil || i.PullPolicy == v1.PullAlways {
+			return false
+		}
+	}
+	return true
+}
