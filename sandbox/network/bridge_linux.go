@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -118,6 +119,19 @@ func ensureBridgeAddrs(nl *netlink.Handle, link netlink.Link, prefixes []netip.P
 	return nil
 }
 
+// hasAddr tells whether a link is there with an address.
+func hasAddr(nl *netlink.Handle, name string, p netip.Prefix) bool {
+	link, err := nl.LinkByName(name)
+	if err != nil {
+		return false
+	}
+	addrs, err := nl.AddrList(link, netlink.FAMILY_ALL)
+	return err == nil && slices.ContainsFunc(addrs, func(a netlink.Addr) bool {
+		had, ok := prefixOf(a.IPNet)
+		return ok && had == p
+	})
+}
+
 // gatewayPrefix returns the bridge's address in a range, with the range's length.
 func gatewayPrefix(p netip.Prefix) netip.Prefix { return netip.PrefixFrom(nthAddr(p, 1), p.Bits()) }
 
@@ -204,6 +218,31 @@ func hostRoutes(nl *netlink.Handle, bridge string) ([]route, error) {
 			if p, ok := prefixOf(r.Dst); ok && names[r.LinkIndex] != bridge {
 				out = append(out, route{p, names[r.LinkIndex]})
 			}
+		}
+	}
+	return out, nil
+}
+
+// Overlaps returns, for the calling thread's network namespace, the sentences that
+// [Open] would refuse these ranges with; none given means the default one.
+func Overlaps(bridge string, cidrs []netip.Prefix) ([]error, error) {
+	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("cannot reach the kernel's network configuration: %w", err)
+	}
+	defer nl.Close()
+	byDefault := len(cidrs) == 0
+	if byDefault {
+		cidrs = []netip.Prefix{defaultIPv4} // the generated one is nobody's
+	}
+	routes, err := hostRoutes(nl, bridge)
+	if err != nil {
+		return nil, err
+	}
+	var out []error
+	for _, p := range cidrs {
+		if err := checkOverlap(p.Masked(), byDefault, routes); err != nil {
+			out = append(out, err)
 		}
 	}
 	return out, nil

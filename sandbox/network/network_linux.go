@@ -147,7 +147,14 @@ func (n *Network) choosePrefixes(c Config) error {
 		return err
 	}
 	for _, p := range prefixes {
-		if err := checkOverlap(p, byDefault, routes); err != nil {
+		err := checkOverlap(p, byDefault, routes)
+		if err != nil && hasAddr(n.nl, n.bridge, gatewayPrefix(p)) {
+			// A VPN may have come later. Pods use the range already, and an agent
+			// that does not start would not make it better.
+			n.log.Error(err, "pods cannot reach others in their own range, and may not be answered")
+			continue
+		}
+		if err != nil {
 			return err
 		}
 	}
