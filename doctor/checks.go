@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -31,6 +32,10 @@ func privileges(h Host) Finding {
 	effective, err := strconv.ParseUint(h.status("CapEff"), 16, 64)
 	if err != nil {
 		return warn("", "cannot read own capabilities from /proc/self/status")
+	}
+	// Only the machine's own user namespace maps every id to itself.
+	if m := strings.Fields(h.read("/proc/self/uid_map")); len(m) >= 3 && (m[0] != "0" || m[1] != "0" || m[2] != "4294967295") {
+		return warn("run podd outside of the container or user namespace", "root of a user namespace: devices, some mounts and control groups are refused to pods")
 	}
 	var missing, less []string
 	for _, c := range needed {
@@ -148,34 +153,88 @@ func overlay(h Host) Finding {
 }
 
 func nftables(h Host) Finding {
-	if _, err := h.Kernel.ForwardDrops(); err != nil {
+	if err := h.Kernel.NFTables(); err != nil {
 		return fail("modprobe nf_tables", "nftables cannot be used, pods have no network: %v", err)
 	}
 	if tables := strings.Fields(h.read("/proc/net/ip_tables_names")); len(tables) > 0 {
-		return warn("iptables-legacy -S FORWARD", "usable, beside iptables-legacy tables %s, which can drop what podd accepts", strings.Join(tables, ", "))
+		return ok("usable, beside iptables-legacy tables %s", strings.Join(tables, ", "))
 	}
 	return ok("usable")
 }
 
+func (h Host) bridgeExists() bool { return h.exists("/proc/sys/net/ipv4/conf/" + h.Bridge) }
+
 func forwarding(h Host) Finding {
-	if drops, err := h.Kernel.ForwardDrops(); err == nil && len(drops) > 0 {
-		var who, mend []string
-		for _, d := range drops {
-			who, mend = append(who, d.Who), append(mend, d.Mend)
-		}
-		return warn(strings.Join(slices.Compact(mend), " && "), "pods may not reach the outside: forwarded packets are dropped by %s", strings.Join(who, "; "))
+	drops, err := h.Kernel.ForwardDrops()
+	if err != nil {
+		return warn("podd doctor, as root", "cannot tell whether a firewall drops forwarded packets: %v", err)
 	}
-	state := func(path string) string {
-		if h.read(path) == "1" {
+	// Before the agent runs, it has passed nobody.
+	there := h.bridgeExists()
+	var who, mend, passed []string
+	for _, d := range drops {
+		if d.Passed && !there {
+			passed = append(passed, d.Who)
+			continue
+		}
+		who, mend = append(who, d.Who), append(mend, d.Mend)
+	}
+	if who != nil {
+		what := "pods may not reach the outside, nor be reached"
+		if h.read("/proc/sys/net/bridge/bridge-nf-call-iptables") == "1" {
+			what += ", nor (br_netfilter) reach each other"
+		}
+		return warn(strings.Join(slices.Compact(mend), " && "), "%s: forwarded packets are dropped by %s", what, strings.Join(who, "; "))
+	}
+	var off []string
+	state := func(key string) string {
+		if h.read("/proc/sys/"+strings.ReplaceAll(key, ".", "/")) == "1" {
 			return "on"
 		}
+		off = append(off, key)
 		return "off (podd run turns it on)"
 	}
-	v6 := "not there"
+	v4, v6 := state("net.ipv4.ip_forward"), "not there"
 	if h.exists("/proc/sys/net/ipv6") {
-		v6 = state("/proc/sys/net/ipv6/conf/all/forwarding")
+		v6 = state("net.ipv6.conf.all.forwarding")
 	}
-	return ok("IPv4 %s, IPv6 %s; nothing drops", state("/proc/sys/net/ipv4/ip_forward"), v6)
+	if there && slices.Contains(off, "net.ipv4.ip_forward") {
+		return warn("sysctl -w net.ipv4.ip_forward=1", "IPv4 forwarding was turned off: pods reach nothing outside (an agent that runs turns it on within a minute)")
+	}
+	if passed != nil {
+		return ok("IPv4 %s, IPv6 %s; %s drops, and podd run adds an accept", v4, v6, strings.Join(passed, "; "))
+	}
+	return ok("IPv4 %s, IPv6 %s; nothing drops", v4, v6)
+}
+
+func podRange(h Host) Finding {
+	overlaps, err := h.Kernel.Overlaps()
+	const mend = "podd run --pod-cidr RANGE, one that nothing in `ip route` overlaps"
+	switch {
+	case err != nil:
+		return warn("podd doctor, as root", "cannot read the host's routes: %v", err)
+	case len(overlaps) > 0 && h.bridgeExists():
+		return warn(mend, "%v: pods cannot reach others in it, and may not be answered", errors.Join(overlaps...))
+	case len(overlaps) > 0:
+		return fail(mend, "%v", errors.Join(overlaps...))
+	}
+	return ok("no route of the host overlaps it")
+}
+
+// bridge tells whether systemd-networkd configures what is podd's: a .network
+// file for every interface would. NetworkManager leaves alone what it did not make.
+func bridge(h Host) Finding {
+	if !h.bridgeExists() {
+		return ok("%s is not there yet", h.Bridge)
+	}
+	state := h.read("/run/systemd/netif/links/" + h.read("/sys/class/net/"+h.Bridge+"/ifindex"))
+	for line := range strings.Lines(state) {
+		if s, found := strings.CutPrefix(strings.TrimSpace(line), "ADMIN_STATE="); found && !slices.Contains([]string{"unmanaged", "initialized", "pending"}, s) {
+			return warn(`printf '[Match]\nName=`+h.Bridge+`\n[Link]\nUnmanaged=yes\n' >/etc/systemd/network/10-podd.network && networkctl reload`,
+				"systemd-networkd configures %s (%s) and may take its addresses away", h.Bridge, s)
+		}
+	}
+	return ok("%s is left to podd", h.Bridge)
 }
 
 func memfd(h Host) Finding {
@@ -192,14 +251,16 @@ func resolvConf(h Host) Finding {
 		a, err := netip.ParseAddr(s)
 		return err == nil && a.IsLoopback()
 	}
+	reachable := func(servers []string) bool {
+		return slices.ContainsFunc(servers, func(s string) bool { return !loopback(s) })
+	}
 	switch {
 	case len(servers) == 0:
 		return warn("echo nameserver 9.9.9.9 >>/etc/resolv.conf", "no name servers: pods resolve no names")
-	case !slices.ContainsFunc(servers, func(s string) bool { return !loopback(s) }):
-		if slices.ContainsFunc(upstream, func(s string) bool { return !loopback(s) }) {
-			return warn("resolvConf: /run/systemd/resolve/resolv.conf in the agent's --config", "only %s, which pods cannot reach; systemd-resolved keeps the real ones in /run/systemd/resolve/resolv.conf", servers[0])
-		}
-		return warn("resolvConf: FILE in the agent's --config, with servers that pods reach", "only loopback name servers, which pods cannot reach")
+	case !reachable(servers) && reachable(upstream):
+		return ok("%s; pods get what systemd-resolved asks: %s", strings.Join(servers, ", "), strings.Join(upstream, ", "))
+	case !reachable(servers):
+		return warn("resolvConf: FILE in the agent's --config, with servers that pods reach", "only %s, which pods cannot reach: they resolve no names", strings.Join(servers, ", "))
 	}
 	return ok("%s", strings.Join(servers, ", "))
 }
@@ -269,7 +330,13 @@ func mounts(h Host) Finding {
 	root := h.mountOf("/")
 	own, err := os.Readlink(filepath.Join(h.Root, "/proc/self/ns/mnt"))
 	init, err1 := os.Readlink(filepath.Join(h.Root, "/proc/1/ns/mnt"))
-	if err == nil && err1 == nil && own != init {
+	if err1 != nil {
+		// Refused to who has less capabilities than PID 1. Its mounts may be read,
+		// and each has a number of its own in every namespace.
+		first := func(path string) string { id, _, _ := strings.Cut(h.read(path), " "); return id }
+		own, init = first("/proc/self/mountinfo"), first("/proc/1/mountinfo")
+	}
+	if err == nil && init != "" && own != init {
 		return warn("PrivateTmp=no, ProtectSystem=no and PrivateMounts=no in the unit", "not in PID 1's mount namespace: hostPath volumes show other files than the host has")
 	}
 	if p := h.mountOf("/proc"); strings.Contains(p.options+","+p.superOptions, "hidepid=") && !strings.Contains(p.superOptions, "hidepid=0") {

@@ -37,21 +37,26 @@ type Kernel interface {
 	TryOverlay(dir string) error
 	// ClockSynchronised tells what adjtimex says.
 	ClockSynchronised() (bool, error)
-	// ForwardDrops names whose rules drop what pods send, and how that is
-	// mended. The error tells why nftables cannot be used.
+	// NFTables tells why nftables cannot be used.
+	NFTables() error
+	// ForwardDrops names whose rules drop what pods send, and how that is mended.
 	ForwardDrops() ([]Drop, error)
+	// Overlaps says which routes of the host overlap the range of pods.
+	Overlaps() ([]error, error)
 }
 
 // Drop is a firewall that stands in the way of pods.
 type Drop struct {
-	Who  string // as "ufw: chain ip filter/FORWARD"
-	Mend string
+	Who    string // as "ufw: chain ip filter/FORWARD"
+	Mend   string
+	Passed bool // by the agent, when it starts
 }
 
 // Host is the machine to look at.
 type Host struct {
 	Root    string // "/" but in tests
 	RootDir string // the agent's --root-dir
+	Bridge  string // the agent's --bridge
 	Kernel  Kernel
 }
 
@@ -69,6 +74,8 @@ var checks = []check{
 	{"overlay", true, overlay},
 	{"nftables", true, nftables},
 	{"forwarding", false, forwarding},
+	{"pod range", true, podRange},
+	{"bridge", false, bridge},
 	{"memfd", false, memfd},
 	{"resolv.conf", false, resolvConf},
 	{"limits", false, limits},

@@ -30,15 +30,20 @@ var good = map[string]string{
 const rootMount = "22 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw\n" +
 	"24 22 0:22 / /proc rw,nosuid,nodev,noexec shared:13 - proc proc rw\n"
 
+const bridgeConf = "/proc/sys/net/ipv4/conf/podd0/forwarding" // there is a bridge
+
 type fakeKernel struct {
-	overlay, nft error
-	unsynced     bool
-	drops        []Drop
+	overlay, nft, drop error
+	unsynced           bool
+	drops              []Drop
+	overlaps           []error
 }
 
 func (k fakeKernel) TryOverlay(string) error          { return k.overlay }
 func (k fakeKernel) ClockSynchronised() (bool, error) { return !k.unsynced, nil }
-func (k fakeKernel) ForwardDrops() ([]Drop, error)    { return k.drops, k.nft }
+func (k fakeKernel) NFTables() error                  { return k.nft }
+func (k fakeKernel) ForwardDrops() ([]Drop, error)    { return k.drops, k.drop }
+func (k fakeKernel) Overlaps() ([]error, error)       { return k.overlaps, nil }
 
 // tree is a host with these files; in place of a file, "gone" leaves it out.
 func tree(t *testing.T, k Kernel, changes map[string]string) Host {
@@ -67,7 +72,7 @@ func tree(t *testing.T, k Kernel, changes map[string]string) Host {
 			t.Fatal(err)
 		}
 	}
-	return Host{Root: root, RootDir: "/var/lib/podd", Kernel: k}
+	return Host{Root: root, RootDir: "/var/lib/podd", Bridge: "podd0", Kernel: k}
 }
 
 func TestGoodHostIsOk(t *testing.T) {
@@ -75,6 +80,32 @@ func TestGoodHostIsOk(t *testing.T) {
 		if f.Verdict != OK {
 			t.Errorf("%+v", f)
 		}
+	}
+}
+
+// What looks odd and is none of podd's business is ok.
+func TestOddHostsAreOk(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		kernel fakeKernel
+		files  map[string]string
+		area   string
+		says   string
+	}{
+		{"legacy", fakeKernel{}, map[string]string{"/proc/net/ip_tables_names": "filter\nnat\n"}, "nftables", "beside iptables-legacy tables filter, nat"},
+		{"passed", fakeKernel{drops: []Drop{{"Docker", "iptables", true}}}, nil, "forwarding", "Docker drops, and podd run adds an accept"},
+		{"off", fakeKernel{}, map[string]string{"/proc/sys/net/ipv4/ip_forward": "0"}, "forwarding", "IPv4 off (podd run turns it on)"},
+		{"resolved", fakeKernel{}, map[string]string{"/etc/resolv.conf": "nameserver 127.0.0.53\n", "/run/systemd/resolve/resolv.conf": "nameserver 192.0.2.1\n"}, "resolv.conf", "pods get what systemd-resolved asks: 192.0.2.1"},
+		{"networkd", fakeKernel{}, map[string]string{bridgeConf: "", "/sys/class/net/podd0/ifindex": "7\n", "/run/systemd/netif/links/7": "ADMIN_STATE=unmanaged\n"}, "bridge", "left to podd"},
+		{"memfd", fakeKernel{}, map[string]string{"/proc/sys/vm/memfd_noexec": "2\n"}, "memfd", "read-only mount"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			for _, f := range tree(t, test.kernel, test.files).Look() {
+				if f.Verdict != OK || f.Area == test.area && !strings.Contains(f.Says, test.says) {
+					t.Errorf("%+v, want %q", f, test.says)
+				}
+			}
+		})
 	}
 }
 
@@ -101,10 +132,16 @@ func TestBrokenHosts(t *testing.T) {
 		{"no-user-namespaces", fakeKernel{}, map[string]string{"/proc/sys/user/max_user_namespaces": "0\n"}, "namespaces", Warn, "hostUsers: false"},
 		{"overlay-root", fakeKernel{overlay: errors.New("invalid argument")}, map[string]string{"/proc/self/mountinfo": strings.ReplaceAll(v2Mount, "ext4", "overlay")}, "overlay", Fail, "on overlay: invalid argument"},
 		{"no-nftables", fakeKernel{nft: errors.New("protocol not supported")}, nil, "nftables", Fail, "no network"},
-		{"legacy", fakeKernel{}, map[string]string{"/proc/net/ip_tables_names": "filter\nnat\n"}, "nftables", Warn, "tables filter, nat"},
-		{"firewalld", fakeKernel{drops: []Drop{{"firewalld, chain inet firewalld/filter_FORWARD", "firewall-cmd"}}}, nil, "forwarding", Warn, "dropped by firewalld"},
-		{"resolved", fakeKernel{}, map[string]string{"/etc/resolv.conf": "nameserver 127.0.0.53\n", "/run/systemd/resolve/resolv.conf": "nameserver 192.0.2.1\n"}, "resolv.conf", Warn, "/run/systemd/resolve/resolv.conf"},
-		{"dnsmasq", fakeKernel{}, map[string]string{"/etc/resolv.conf": "nameserver 127.0.0.1\nnameserver ::1\n"}, "resolv.conf", Warn, "only loopback"},
+		{"firewalld", fakeKernel{drops: []Drop{{"firewalld, chain inet firewalld/filter_FORWARD", "firewall-cmd", false}}}, nil, "forwarding", Warn, "dropped by firewalld"},
+		{"br-netfilter", fakeKernel{drops: []Drop{{"chain inet site/f", "nft", false}}}, map[string]string{"/proc/sys/net/bridge/bridge-nf-call-iptables": "1"}, "forwarding", Warn, "reach each other"},
+		{"not-passed", fakeKernel{drops: []Drop{{"Docker", "iptables", true}}}, map[string]string{bridgeConf: ""}, "forwarding", Warn, "dropped by Docker"},
+		{"not-told", fakeKernel{drop: errors.New("operation not permitted")}, nil, "forwarding", Warn, "operation not permitted"},
+		{"forwarding-off", fakeKernel{}, map[string]string{bridgeConf: "", "/proc/sys/net/ipv4/ip_forward": "0"}, "forwarding", Warn, "was turned off"},
+		{"overlap", fakeKernel{overlaps: []error{errors.New("10.0.0.0/8 overlaps")}}, nil, "pod range", Fail, "10.0.0.0/8 overlaps"},
+		{"overlap-later", fakeKernel{overlaps: []error{errors.New("10.0.0.0/8 overlaps")}}, map[string]string{bridgeConf: ""}, "pod range", Warn, "may not be answered"},
+		{"networkd", fakeKernel{}, map[string]string{bridgeConf: "", "/sys/class/net/podd0/ifindex": "7\n", "/run/systemd/netif/links/7": "ADMIN_STATE=configured\nOPER_STATE=routable\n"}, "bridge", Warn, "systemd-networkd configures podd0"},
+		{"user-namespace", fakeKernel{}, map[string]string{"/proc/self/uid_map": "         0     100000      65536\n"}, "privileges", Warn, "root of a user namespace"},
+		{"dnsmasq", fakeKernel{}, map[string]string{"/etc/resolv.conf": "nameserver 127.0.0.1\nnameserver ::1\n"}, "resolv.conf", Warn, "only 127.0.0.1, ::1"},
 		{"no-resolv-conf", fakeKernel{}, map[string]string{"/etc/resolv.conf": "gone"}, "resolv.conf", Warn, "no name servers"},
 		{"few-files", fakeKernel{}, map[string]string{"/proc/self/limits": "Max open files            1024                 1024                 files\n"}, "limits", Warn, "1024 open files"},
 		{"few-pids", fakeKernel{}, map[string]string{"/proc/sys/kernel/pid_max": "4096\n"}, "limits", Warn, "kernel.pid_max is 4096"},

@@ -132,7 +132,11 @@ func (o *runOptions) run(ctx context.Context, given func(string) bool) error {
 	if err := o.validate(); err != nil {
 		return err
 	}
-	if err := obstacles(o.rootDir, o.bridge); err != nil {
+	cidrs, err := parseCIDRs(o.podCIDR)
+	if err != nil {
+		return err // validated before
+	}
+	if err := obstacles(o.rootDir, o.bridge, cidrs); err != nil {
 		return err
 	}
 	// Nobody but the kernel and its own kind looks into the agent: no ptrace,

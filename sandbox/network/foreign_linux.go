@@ -36,6 +36,19 @@ func (d ForeignDrop) Message() string {
 	return fmt.Sprintf("%s drops forwarded packets: pods may reach neither the outside nor, with br_netfilter, each other, and their host ports may not answer; mend it with: %s", d, d.Mend)
 }
 
+// Passable tells whether an agent can add an accept that wins.
+func (d ForeignDrop) Passable() bool { return d.accept != nil }
+
+// CheckNFTables tells why nftables cannot be used, in the calling thread's network
+// namespace.
+func CheckNFTables() error {
+	c, err := nftables.New()
+	if err == nil {
+		_, err = c.ListTables()
+	}
+	return err
+}
+
 // lets says which packets a firewall lets through on purpose, by the bridge they
 // come from or go to.
 type lets struct{ in, out bool }

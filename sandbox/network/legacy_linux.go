@@ -68,7 +68,9 @@ func legacyDrops(bridge string, families []Family) ([]ForeignDrop, error) {
 		}
 		d := ForeignDrop{Chain: l.program + " filter/FORWARD"}
 		into := d.ownedBy(l.program, bridge, func(chain string) bool { return slices.Contains(r.chains, chain) })
-		d.accept = func() error { return l.acceptIn(into, bridge, r.lets) }
+		if path, err := l.find(); err == nil {
+			d.accept = func() error { return acceptBy(path, into, bridge, r.lets) }
+		}
 		out = append(out, d)
 	}
 	return out, nil
@@ -198,14 +200,10 @@ func (l legacy) forward(t legacyTable, bridge string) (legacyRules, error) {
 	return r, nil
 }
 
-// acceptIn has the program put rules at the top of a chain for the directions
-// that are not let through. The program runs in the calling thread's network
-// namespace; an error tells that it is not there, or what it said.
-func (l legacy) acceptIn(chain, bridge string, had lets) error {
-	path, err := l.find()
-	if err != nil {
-		return err
-	}
+// acceptBy has the program put rules at the top of a chain for the directions
+// that are not let through. It runs in the calling thread's network namespace; an
+// error tells what it said.
+func acceptBy(path, chain, bridge string, had lets) error {
 	for _, rule := range []struct {
 		flag string
 		had  bool
