@@ -327,7 +327,7 @@ func lsm(h Host) Finding {
 }
 
 func mounts(h Host) Finding {
-	root := h.mountOf("/")
+	root, m := h.mountOf("/"), h.mountOf(h.RootDir)
 	own, err := os.Readlink(filepath.Join(h.Root, "/proc/self/ns/mnt"))
 	init, err1 := os.Readlink(filepath.Join(h.Root, "/proc/1/ns/mnt"))
 	if err1 != nil {
@@ -337,12 +337,15 @@ func mounts(h Host) Finding {
 		own, init = first("/proc/self/mountinfo"), first("/proc/1/mountinfo")
 	}
 	if err == nil && init != "" && own != init {
-		return warn("PrivateTmp=no, ProtectSystem=no and PrivateMounts=no in the unit", "not in PID 1's mount namespace: hostPath volumes show other files than the host has")
+		const mend = "PrivateTmp=no, ProtectSystem=no and PrivateMounts=no in the unit"
+		if m.slave {
+			return fail(mend, "the agent is in a mount namespace of its own that follows the host's, as systemd makes for PrivateTmp, ProtectSystem and the like: the next agent would not find the volumes of running pods")
+		}
+		return warn(mend, "not in PID 1's mount namespace: hostPath volumes show other files than the host has")
 	}
 	if p := h.mountOf("/proc"); strings.Contains(p.options+","+p.superOptions, "hidepid=") && !strings.Contains(p.superOptions, "hidepid=0") {
 		return warn("mount -o remount,hidepid=0 /proc", "/proc hides processes (hidepid): programs that are not root see only their own")
 	}
-	m := h.mountOf(h.RootDir)
 	for _, o := range []string{"ro", "noexec", "nosuid", "nodev"} {
 		if has(m.options, o) {
 			return warn("mount -o remount,"+map[string]string{"ro": "rw", "noexec": "exec", "nosuid": "suid", "nodev": "dev"}[o]+" "+m.at,

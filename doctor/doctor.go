@@ -80,7 +80,7 @@ var checks = []check{
 	{"resolv.conf", false, resolvConf},
 	{"limits", false, limits},
 	{"lsm", false, lsm},
-	{"mounts", false, mounts},
+	{"mounts", true, mounts},
 	{"time", false, clock},
 }
 
@@ -154,7 +154,7 @@ func (h Host) status(key string) string {
 // mount is a line of /proc/self/mountinfo.
 type mount struct {
 	at, options, fsType, superOptions string
-	shared                            bool
+	shared, slave                     bool
 }
 
 func (h Host) mountinfo() []mount {
@@ -168,6 +168,7 @@ func (h Host) mountinfo() []mount {
 		m := mount{at: unescape(b[4]), options: b[5], fsType: a[0], superOptions: a[2]}
 		for _, tag := range b[6:] {
 			m.shared = m.shared || strings.HasPrefix(tag, "shared:")
+			m.slave = m.slave || strings.HasPrefix(tag, "master:")
 		}
 		out = append(out, m)
 	}

@@ -67,6 +67,9 @@ func tree(t *testing.T, k Kernel, changes map[string]string) Host {
 		}
 	}
 	for path, to := range links {
+		if to == "gone" {
+			continue
+		}
 		os.MkdirAll(filepath.Dir(root+path), 0o755)
 		if err := os.Symlink(to, root+path); err != nil {
 			t.Fatal(err)
@@ -98,6 +101,7 @@ func TestOddHostsAreOk(t *testing.T) {
 		{"resolved", fakeKernel{}, map[string]string{"/etc/resolv.conf": "nameserver 127.0.0.53\n", "/run/systemd/resolve/resolv.conf": "nameserver 192.0.2.1\n"}, "resolv.conf", "pods get what systemd-resolved asks: 192.0.2.1"},
 		{"networkd", fakeKernel{}, map[string]string{bridgeConf: "", "/sys/class/net/podd0/ifindex": "7\n", "/run/systemd/netif/links/7": "ADMIN_STATE=unmanaged\n"}, "bridge", "left to podd"},
 		{"memfd", fakeKernel{}, map[string]string{"/proc/sys/vm/memfd_noexec": "2\n"}, "memfd", "read-only mount"},
+		{"container-with-an-init", fakeKernel{}, map[string]string{"/proc/self/mountinfo": strings.ReplaceAll(good["/proc/self/mountinfo"], "shared:1 ", "shared:200 master:1 ")}, "mounts", "is shared"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			for _, f := range tree(t, test.kernel, test.files).Look() {
@@ -146,7 +150,9 @@ func TestBrokenHosts(t *testing.T) {
 		{"few-files", fakeKernel{}, map[string]string{"/proc/self/limits": "Max open files            1024                 1024                 files\n"}, "limits", Warn, "1024 open files"},
 		{"few-pids", fakeKernel{}, map[string]string{"/proc/sys/kernel/pid_max": "4096\n"}, "limits", Warn, "kernel.pid_max is 4096"},
 		{"selinux", fakeKernel{}, map[string]string{"/sys/fs/selinux/enforce": "1"}, "lsm", Warn, "SELinux enforces"},
-		{"private-tmp", fakeKernel{}, map[string]string{"/proc/self/ns/mnt": "mnt:[2]"}, "mounts", Warn, "PID 1's mount namespace"},
+		{"other-namespace", fakeKernel{}, map[string]string{"/proc/self/ns/mnt": "mnt:[2]"}, "mounts", Warn, "PID 1's mount namespace"},
+		{"private-tmp", fakeKernel{}, map[string]string{"/proc/self/ns/mnt": "mnt:[2]", "/proc/self/mountinfo": strings.ReplaceAll(v2Mount, "shared:1 ", "shared:200 master:1 ")}, "mounts", Fail, "PrivateTmp"},
+		{"private-tmp-and-a-hidden-init", fakeKernel{}, map[string]string{"/proc/1/ns/mnt": "gone", "/proc/1/mountinfo": "2" + v2Mount, "/proc/self/mountinfo": strings.ReplaceAll(v2Mount, "shared:1 ", "master:1 ")}, "mounts", Fail, "PrivateTmp"},
 		{"hidepid", fakeKernel{}, map[string]string{"/proc/self/mountinfo": strings.ReplaceAll(v2Mount, "proc proc rw", "proc proc rw,hidepid=invisible")}, "mounts", Warn, "hidepid"},
 		{"noexec", fakeKernel{}, map[string]string{"/proc/self/mountinfo": v2Mount + "40 22 254:2 / /var rw,noexec shared:20 - ext4 /dev/vda2 rw\n"}, "mounts", Warn, "/var, which holds"},
 		{"clock", fakeKernel{unsynced: true}, nil, "time", Warn, "not synchronised"},

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -34,7 +35,14 @@ func TryOverlay(dir string) error {
 		if err := os.Mkdir(path, 0o700); err != nil {
 			return err
 		}
-		if err := unix.FsconfigSetString(fsfd, option, path); err != nil {
+		// Not by its path: that may be too long, and some characters in it mean
+		// something to overlayfs.
+		dirfd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(dirfd)
+		if err := unix.FsconfigSetString(fsfd, option, "/proc/self/fd/"+strconv.Itoa(dirfd)); err != nil {
 			return fmt.Errorf("overlay refuses %s: %w", option, err)
 		}
 	}

@@ -32,8 +32,14 @@ type story struct {
 // tell makes a world with the given images and starts its agent.
 func tell(t testing.TB, archives []string, flags ...string) *story {
 	t.Helper()
+	return tellIn(t, t.TempDir(), archives, flags...)
+}
+
+// tellIn is tell in a given directory.
+func tellIn(t testing.TB, dir string, archives []string, flags ...string) *story {
+	t.Helper()
 	kerneltest.Root(t)
-	w, err := newWorld(t.TempDir(), archives...)
+	w, err := newWorld(dir, archives...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -237,10 +243,7 @@ func (s *story) get(url string) (string, error) {
 // attempt.
 func (s *story) process(p v1.Pod, container string) int {
 	s.Helper()
-	files, err := filepath.Glob(filepath.Join(s.dir, "run/pods", string(p.UID), "c", container, "*", "exit"))
-	if err != nil {
-		s.Fatal(err)
-	}
+	files := s.files(filepath.Join("run/pods", string(p.UID), "c", container, "*", "exit"))
 	newest, attempt := "", -1
 	for _, f := range files {
 		if n, err := strconv.Atoi(filepath.Base(filepath.Dir(f))); err == nil && n > attempt {

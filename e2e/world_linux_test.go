@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/moby/sys/mountinfo"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -230,11 +232,8 @@ func (w *world) things() string {
 		}
 		return nil
 	})
-	mounts, _ := os.ReadFile("/proc/self/mountinfo")
-	for line := range strings.Lines(string(mounts)) {
-		if fields := strings.Fields(line); len(fields) > 4 && strings.HasPrefix(fields[4], w.dir+"/root/") {
-			all = append(all, "mount "+fields[4])
-		}
+	for _, at := range mountsBelow(filepath.Join(w.dir, "root")) {
+		all = append(all, "mount "+at)
 	}
 	w.inHost(func() error {
 		links, err := netlink.LinkList()
@@ -246,8 +245,7 @@ func (w *world) things() string {
 		return err
 	})
 	for _, pattern := range []string{"root/pods/*", "run/pods/*", "logs/*", "logs-containers/*"} {
-		found, _ := filepath.Glob(filepath.Join(w.dir, pattern))
-		all = append(all, found...)
+		all = append(all, w.files(pattern)...)
 	}
 	slices.Sort(all)
 	return strings.Join(all, "\n")
@@ -264,8 +262,7 @@ func (w *world) close() {
 		}
 	}
 	if w.agent != nil {
-		manifests, _ := filepath.Glob(filepath.Join(w.dir, "manifests", "*"))
-		for _, m := range manifests {
+		for _, m := range w.files("manifests/*") {
 			os.Remove(m)
 		}
 		for deadline := time.Now().Add(patience); w.things() != "" && time.Now().Before(deadline); {
@@ -288,12 +285,31 @@ func (w *world) close() {
 	w.host.Close()
 	// The run directory, the root directory where it had to be made shared, and
 	// what a script that failed has mounted.
-	mounts, _ := os.ReadFile("/proc/self/mountinfo")
-	for _, line := range slices.Backward(strings.Split(string(mounts), "\n")) {
-		if fields := strings.Fields(line); len(fields) > 4 && strings.HasPrefix(fields[4], w.dir+"/") {
-			if err := unix.Unmount(fields[4], unix.MNT_DETACH); err != nil {
-				fmt.Fprintf(os.Stderr, "cannot unmount %s: %v\n", fields[4], err)
-			}
+	for _, at := range slices.Backward(mountsBelow(w.dir)) {
+		if err := unix.Unmount(at, unix.MNT_DETACH); err != nil {
+			fmt.Fprintf(os.Stderr, "cannot unmount %s: %v\n", at, err)
 		}
 	}
+}
+
+// files are the files of the world that match a pattern, whatever its directory
+// is called.
+func (w *world) files(pattern string) []string {
+	found, _ := fs.Glob(os.DirFS(w.dir), pattern) // the pattern is well formed
+	for i := range found {
+		found[i] = filepath.Join(w.dir, found[i])
+	}
+	return found
+}
+
+// mountsBelow lists what is mounted below a directory, outer mounts first.
+func mountsBelow(dir string) []string {
+	mounts, _ := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
+		return !strings.HasPrefix(m.Mountpoint, dir+"/"), false
+	})
+	var all []string
+	for _, m := range mounts {
+		all = append(all, m.Mountpoint)
+	}
+	return all
 }

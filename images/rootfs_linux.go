@@ -212,9 +212,10 @@ func (o overlay) mountByParts() (*os.File, error) {
 }
 
 // setPath hands a directory over by name, or by descriptor if the name is too
-// long for fsconfig.
+// long for fsconfig, or has a character that overlayfs takes for more than
+// itself: a backslash quotes, in some versions a colon or comma separates.
 func (o overlay) setPath(fd int, key, path string) error {
-	if len(path) <= maxFsconfigString {
+	if len(path) <= maxFsconfigString && !strings.ContainsAny(path, `\:,`) {
 		return unix.FsconfigSetString(fd, key, path)
 	}
 	dir, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)

@@ -369,12 +369,14 @@ func (h *Host) end(ctx context.Context, uid string) error {
 			return err
 		}
 	}
-	files, err := filepath.Glob(filepath.Join(dir, "c", "*", "*", "exit"))
+	// As an fs.FS, because the directory's own name may hold what Glob takes for a
+	// pattern.
+	files, err := fs.Glob(os.DirFS(dir), "c/*/*/exit")
 	if err != nil {
 		return err
 	}
 	for _, f := range files {
-		if err := killRecorded(f); err != nil {
+		if err := killRecorded(filepath.Join(dir, f)); err != nil {
 			return err
 		}
 	}

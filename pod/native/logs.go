@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -33,12 +34,12 @@ func (r *Runtime) linkLog(t pod.Target, container, id string, attempt int) {
 // removeLogs removes the logs of a pod with the links to them.
 func (r *Runtime) removeLogs(t pod.Target) error {
 	// By UID: of a pod without a record the name is not known.
-	dirs, err := filepath.Glob(filepath.Join(r.PodLogsDir, "*_"+string(t.UID)))
+	dirs, err := fs.Glob(os.DirFS(r.PodLogsDir), "*_"+string(t.UID))
 	if err != nil {
 		return err
 	}
 	for _, dir := range dirs {
-		if err := os.RemoveAll(dir); err != nil {
+		if err := os.RemoveAll(filepath.Join(r.PodLogsDir, dir)); err != nil {
 			return fmt.Errorf("cannot remove the logs of pod %s: %w", r.podName(t.UID), err)
 		}
 	}

@@ -147,13 +147,16 @@ func (s *Store) Delete(uid types.UID) error {
 		return err
 	}
 	// A Save that was killed leaves a hidden file.
-	unfinished, err := filepath.Glob(path(s.config.RootDir, uid, "."+recordFile+".*"))
+	unfinished, err := fs.Glob(os.DirFS(path(s.config.RootDir, uid, ".")), "."+recordFile+".*")
 	if err != nil {
 		return err
 	}
+	var files []string
+	for _, name := range append(unfinished, recordFile) {
+		files = append(files, path(s.config.RootDir, uid, name))
+	}
 	var errs []error
-	for _, name := range append(unfinished,
-		path(s.config.RootDir, uid, recordFile),
+	for _, name := range append(files,
 		path(s.config.RunDir, uid, noteFile),
 		path(s.config.RunDir, uid, noteFile+".new"),
 	) {
