@@ -17,6 +17,9 @@ func (s reporter) conditions(status *v1.PodStatus, shown []v1.PodCondition) []v1
 	if ready.Status == v1.ConditionTrue {
 		ready = s.gated(shown)
 	}
+	if end, is := s.terminating(); is && ready.Status == v1.ConditionTrue {
+		ready = end
+	}
 	ready.Type = v1.PodReady
 	ours := append(s.resizeConditions(),
 		v1.PodCondition{Type: v1.PodReadyToStartContainers, Status: truth(s.o.Sandbox.Phase == SandboxRunning)},

@@ -133,6 +133,14 @@ func HasProcess(s *v1.ContainerStatus) bool {
 	return s.ContainerID != "" && (last == nil || last.ContainerID != s.ContainerID)
 }
 
+// stopSignal is the signal that a container's manifest names; nil: the image's.
+func stopSignal(c *v1.Container) *v1.Signal {
+	if c.Lifecycle == nil {
+		return nil
+	}
+	return c.Lifecycle.StopSignal
+}
+
 const reasonPostStartHookError = "PostStartHookError"
 
 // postStart runs the hook of a container that has just started.

@@ -49,7 +49,9 @@ func Status(d Desired, o Observed, n Node, shown []v1.PodCondition, now time.Tim
 	}
 	slices.SortFunc(p.Status.ContainerStatuses, func(a, b v1.ContainerStatus) int { return cmp.Compare(a.Name, b.Name) })
 	shareMessages(&p.Status)
-	p.Status.Phase = s.phase()
+	if p.Status.Phase = s.phase(); s.ended() {
+		s.finalise(&p.Status)
+	}
 	s.explain(&p.Status)
 	addresses(p, o.Sandbox.IPs, n.IPs)
 	p.Status.Conditions = s.conditions(&p.Status, shown)
@@ -74,6 +76,7 @@ func (s reporter) container(c *v1.Container, init bool) v1.ContainerStatus {
 		Started:      new(started(c, state)),
 		Ready:        ready(c, state),
 		VolumeMounts: mountStatuses(c.VolumeMounts),
+		StopSignal:   stopSignal(c),
 
 		AllocatedResources: c.Resources.Requests.DeepCopy(),
 		Resources:          c.Resources.DeepCopy(),
@@ -326,6 +329,8 @@ func (s reporter) explain(status *v1.PodStatus) {
 	switch {
 	case status.Phase == v1.PodFailed && s.o.Failure != nil:
 		status.Reason, status.Message = s.o.Failure.Reason, s.o.Failure.Message
+	case s.o.Ending != nil:
+		status.Message = s.endHeldUp()
 	case status.Phase == v1.PodPending && s.o.Sandbox.Retry.Reason == reasonNodePorts:
 		status.Message = s.holdUp()
 	}
