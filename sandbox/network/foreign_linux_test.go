@@ -251,9 +251,12 @@ type watching struct {
 	told chan []ForeignDrop
 }
 
-func watch(t *testing.T, w *world) *watching {
+func watch(t *testing.T, w *world, change ...func(*Network)) *watching {
 	t.Helper()
 	n := &watching{w.open(t), make(chan []ForeignDrop, 100)}
+	for _, f := range change {
+		f(n.Network)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup
 	running.Go(func() {
@@ -321,6 +324,22 @@ func TestAFirewallThatStartsLaterIsTold(t *testing.T) {
 	}
 }
 
+// Of iptables-legacy and sysctls the kernel tells nothing: they are looked at now
+// and then.
+func TestWhatTheKernelTellsNobodyIsLookedAt(t *testing.T) {
+	w := newWorld(t)
+	n := watch(t, w, func(n *Network) { n.lookEvery = 50 * time.Millisecond })
+	serve(t, w.outside, ":81", "outside")
+	p := startPod(t, n.Network, "a")
+	run(t, w, recorded(t, "docker.rules"), "iptables-legacy-restore")
+	eventually(t, "Docker started, an accept is added", func() bool {
+		return strings.Count(run(t, w, "", "iptables-legacy-save"), accepted("podd0")) == 2
+	})
+	writeSysctlIn(t, w.host, "ipv4/ip_forward", "0")
+	eventually(t, "forwarding is turned on", func() bool { return sysctlIn(t, w.host, "ipv4/ip_forward") == "1" })
+	wantAnswer(t, p.ns, "tcp", hostPort(outsideAddr4.Addr(), 81), "outside from")
+}
+
 // "flush ruleset", with which Debian's /etc/nftables.conf begins, takes the table
 // of pods with it: it is made anew, with its host ports.
 func TestAFlushedRulesetIsRestored(t *testing.T) {
@@ -370,6 +389,26 @@ func TestOwnChangesAreNoNews(t *testing.T) {
 			t.Fatalf("news %d", news)
 		}
 	}
+}
+
+// What a look costs, once a minute and after each change: here with ufw, by both
+// kinds of iptables.
+func BenchmarkForeignDrops(b *testing.B) {
+	w := newWorld(b)
+	for _, p := range []string{"iptables-nft-restore", "iptables-legacy-restore"} {
+		in(b, w.host, func(*netlink.Handle) error {
+			cmd := exec.Command(p, "testdata/firewalls/ufw.rules")
+			return cmd.Run()
+		})
+	}
+	in(b, w.host, func(*netlink.Handle) error {
+		for b.Loop() {
+			if d, err := ForeignDrops("podd0"); err != nil || len(d) != 2 {
+				b.Fatal(d, err)
+			}
+		}
+		return nil
+	})
 }
 
 func FuzzNews(f *testing.F) {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/go-logr/logr"
 	"github.com/vishvananda/netlink"
@@ -28,7 +29,8 @@ type Network struct {
 	prefixes    []netip.Prefix
 	fw          *firewall
 
-	changes *os.File // hears of changes to nftables
+	changes   *os.File // hears of changes to nftables
+	lookEvery time.Duration
 
 	closed     chan struct{}
 	closing    sync.Once
@@ -54,6 +56,8 @@ func Open(ctx context.Context, c Config) (*Network, error) {
 		closed:   make(chan struct{}),
 		reserved: map[string]ports{},
 		mapped:   ports{},
+
+		lookEvery: lookInterval,
 	}
 	if n.log.GetSink() == nil {
 		n.log = logr.Discard()

@@ -16,10 +16,10 @@ const (
 	// firewallSettle is how long firewalls are left alone after a change, so that
 	// a reload of many steps is looked at once, when it is done.
 	firewallSettle = 300 * time.Millisecond
-	// legacyInterval is how often is looked at what the kernel tells nobody of:
+	// lookInterval is how often is looked at what the kernel tells nobody of:
 	// rules of iptables-legacy, and whether packets are forwarded. A look takes
-	// well below a millisecond.
-	legacyInterval = time.Minute
+	// milliseconds; see BenchmarkForeignDrops.
+	lookInterval = time.Minute
 )
 
 // listenFirewalls opens what hears of changes to nftables in the calling
@@ -124,8 +124,8 @@ func (n *Network) Watch(ctx context.Context, told func([]ForeignDrop)) error {
 	if d := n.Drops(); len(d) > 0 {
 		told(d)
 	}
-	legacy := time.NewTicker(legacyInterval)
-	defer legacy.Stop()
+	look := time.NewTicker(n.lookEvery)
+	defer look.Stop()
 	var settled <-chan time.Time
 	for {
 		select {
@@ -149,7 +149,7 @@ func (n *Network) Watch(ctx context.Context, told func([]ForeignDrop)) error {
 			continue
 		case <-settled:
 			settled = nil
-		case <-legacy.C:
+		case <-look.C:
 			n.repair(n.enableForwarding)
 		}
 		changed := false
