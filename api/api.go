@@ -24,6 +24,8 @@ type Commands interface {
 	Exec(ctx context.Context, key pod.Key, r pod.ExecRequest) (exitCode int, err error)
 	// Restart stops and starts a pod in place.
 	Restart(ctx context.Context, key pod.Key) error
+	// Diff says what manifests would do.
+	Diff(ctx context.Context, all []pod.Desired) ([]pod.Outcome, error)
 	// Down stops all pods within their grace periods and returns when they
 	// are stopped.
 	Down(ctx context.Context) error
@@ -77,6 +79,7 @@ func Control(c Config) http.Handler {
 	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", c.logs)
 	mux.HandleFunc("POST /exec/{namespace}/{pod}/{container}", c.exec)
 	mux.HandleFunc("POST /restart/{namespace}/{pod}", c.restart)
+	mux.HandleFunc("POST /diff", c.diff)
 	mux.HandleFunc("POST /down", c.down)
 	return mux
 }
@@ -161,6 +164,30 @@ func (c Config) restart(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		c.fail(w, err)
 	}
+}
+
+// maxDiff bounds the manifests that are compared at once, in bytes of JSON.
+const maxDiff = 64 << 20
+
+// diff answers a list of manifests with a list of what each would do.
+func (c Config) diff(w http.ResponseWriter, r *http.Request) {
+	var all []pod.Desired
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxDiff)).Decode(&all); err != nil {
+		c.fail(w, apierrors.NewBadRequest("expected a list of manifests: "+err.Error()))
+		return
+	}
+	for _, d := range all {
+		if d.Pod == nil {
+			c.fail(w, apierrors.NewBadRequest("expected a pod in each manifest"))
+			return
+		}
+	}
+	outcomes, err := c.Commands.Diff(r.Context(), all)
+	if err != nil {
+		c.fail(w, err)
+		return
+	}
+	writeJSON(w, outcomes)
 }
 
 func (c Config) down(w http.ResponseWriter, r *http.Request) {

@@ -54,6 +54,16 @@ func (c *commands) Restart(_ context.Context, key pod.Key) error {
 	return nil
 }
 
+// Diff tells back what arrived.
+func (c *commands) Diff(_ context.Context, all []pod.Desired) ([]pod.Outcome, error) {
+	outcomes := make([]pod.Outcome, len(all))
+	for i, d := range all {
+		outcomes[i].New = d.SpecHash == ""
+		outcomes[i].Images = []pod.FieldChange{{Path: "spec.containers[0].image", Container: "app", After: d.Pod.Spec.Containers[0].Image}}
+	}
+	return outcomes, nil
+}
+
 func (c *commands) Down(context.Context) error {
 	c.down = true
 	return nil
@@ -360,4 +370,20 @@ func FuzzFrames(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestDiffCarriesManifestsAndOutcomes(t *testing.T) {
+	client, _, _ := agent(t)
+	p := runningPod()
+	p.Spec.Containers[0].Image = "app:2"
+	outcomes, err := client.Diff(t.Context(), []pod.Desired{{Key: keyOf(p), Pod: p}, {Key: keyOf(p), Pod: p, SpecHash: "h"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(outcomes) != 2 || !outcomes[0].New || outcomes[1].New || outcomes[1].Images[0].After != "app:2" {
+		t.Errorf("got %+v", outcomes)
+	}
+	if _, err := client.Diff(t.Context(), []pod.Desired{{}}); err == nil || !strings.Contains(err.Error(), "expected a pod") {
+		t.Errorf("a manifest without a pod: %v", err)
+	}
 }

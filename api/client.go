@@ -2,6 +2,7 @@ package api
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -65,8 +66,13 @@ func (c *Client) noAgent(err error) error {
 }
 
 func (c *Client) do(ctx context.Context, method, path string, q url.Values) (*http.Response, error) {
+	return c.send(ctx, method, path, q, nil)
+}
+
+// send is do with something in the request.
+func (c *Client) send(ctx context.Context, method, path string, q url.Values, body io.Reader) (*http.Response, error) {
 	u := url.URL{Scheme: "http", Host: "podd", Path: path, RawQuery: q.Encode()}
-	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), body)
 	if err != nil {
 		return nil, err
 	}
@@ -172,6 +178,27 @@ func (c *Client) Logs(ctx context.Context, key pod.Key, container string, q url.
 // Restart stops and starts a pod in place.
 func (c *Client) Restart(ctx context.Context, key pod.Key) error {
 	return c.post(ctx, "/restart/"+key.Namespace+"/"+key.Name)
+}
+
+// Diff asks what manifests would do, one outcome for each.
+func (c *Client) Diff(ctx context.Context, all []pod.Desired) ([]pod.Outcome, error) {
+	data, err := json.Marshal(all)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.send(ctx, http.MethodPost, "/diff", nil, bytes.NewReader(data))
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	var outcomes []pod.Outcome
+	if err := json.NewDecoder(resp.Body).Decode(&outcomes); err != nil {
+		return nil, err
+	}
+	if len(outcomes) != len(all) {
+		return nil, fmt.Errorf("the agent answered about %d of %d manifests", len(outcomes), len(all))
+	}
+	return outcomes, nil
 }
 
 // Down stops all pods and returns when they are stopped.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -58,6 +59,8 @@ func TestScripts(t *testing.T) {
 			env.Values["world"] = w
 			env.Setenv("GORACE", os.Getenv("GORACE"))
 			env.Setenv("IMAGES", images)
+			// For what podd does not do alone, such as to tell its exit code.
+			env.Setenv("PODD", strings.Join(w.command().Args, " "))
 			env.Defer(w.close)
 			return nil
 		},

@@ -208,24 +208,13 @@ func (m *Manager) want(ctx context.Context, d Desired) {
 	case s.ending:
 		s.next = &d
 	case unchanged(s.want, d):
-	case m.recreates(s.want, d):
+	case len(m.compare(s.want, d).Recreate) > 0:
 		s.next = &d
 		m.remove(s)
 	default:
 		s.want = d
 		m.order(s.worker, order{desired: &d})
 	}
-}
-
-// recreates says whether a changed manifest takes a new pod: something else of it
-// changed than a running pod can follow, or the pod has run to its end.
-func (m *Manager) recreates(was, d Desired) bool {
-	c := Compare(was, d)
-	if !c.InPlace() {
-		return len(c.Recreate) > 0
-	}
-	p, shown := m.config.Board.Get(d.Key)
-	return shown && (p.Status.Phase == v1.PodSucceeded || p.Status.Phase == v1.PodFailed)
 }
 
 // unchanged says of two manifests of the same pod whether all that its worker

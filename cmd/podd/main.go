@@ -2,6 +2,7 @@
 //
 //	podd run --manifests DIR     the agent
 //	podd check FILES…            what is wrong with manifests
+//	podd diff FILES…             what they would do
 //	podd get | describe | logs | exec | restart | down
 //	podd image load | pull | ls | rm | prune
 //
@@ -80,7 +81,7 @@ probes, logs and metrics. No cluster is needed.
 	for group, commands := range map[string][]*cobra.Command{
 		"agent": {runCommand(g), downCommand(g), doctorCommand(g), versionCommand(g)},
 		"pods":  {getCommand(g), describeCommand(g), logsCommand(g), execCommand(g), restartCommand(g)},
-		"files": {checkCommand(), imageCommand(g)},
+		"files": {checkCommand(), diffCommand(g), imageCommand(g)},
 	} {
 		for _, c := range commands {
 			c.GroupID = group

@@ -16,35 +16,19 @@ import (
 // the files. The error joins one error for each path that cannot be read; the
 // others are still checked.
 func Check(files []string) (problems []Problem, pods int, err error) {
-	var failures []error
+	order, results, err := parseAll(files)
 	var all []loaded
 	var sources []loadedSource
 	byFile := map[string][]Problem{}
-	var order []string
-	for _, file := range files {
-		inside, err := expand(file)
-		if err != nil {
-			failures = append(failures, err)
-			continue
+	for f, r := range results {
+		byFile[f] = r.Problems
+	}
+	for _, f := range order {
+		for _, s := range results[f].Sources {
+			sources = append(sources, loadedSource{source: s})
 		}
-		for _, f := range inside {
-			if _, seen := byFile[f]; seen {
-				continue
-			}
-			data, mode, err := read(f)
-			if err != nil {
-				failures = append(failures, fmt.Errorf("%s: %w", f, err))
-				continue
-			}
-			r := Parse(f, data)
-			order = append(order, f)
-			byFile[f] = append(r.Problems, readableSecret(r, mode)...)
-			for _, s := range r.Sources {
-				sources = append(sources, loadedSource{source: s})
-			}
-			for _, d := range r.Desired {
-				all = append(all, loaded{desired: d})
-			}
+		for _, d := range results[f].Desired {
+			all = append(all, loaded{desired: d})
 		}
 	}
 	set, clashes := combine(all)
@@ -56,7 +40,58 @@ func Check(files []string) (problems []Problem, pods int, err error) {
 		inFileOrder(byFile[f])
 		problems = append(problems, byFile[f]...)
 	}
-	return problems, len(set), errors.Join(failures...)
+	return problems, len(set), err
+}
+
+// Objects reads files, and the manifests in directories, and returns their objects,
+// good and bad, in the order of the files. The error joins one error for each path
+// that cannot be read and for each part of a file that is no object.
+func Objects(files []string) ([]Object, error) {
+	order, results, err := parseAll(files)
+	var all []Object
+	for _, f := range order {
+		all = append(all, results[f].Objects...)
+		told := map[Problem]bool{}
+		for _, o := range results[f].Objects {
+			for _, p := range o.Problems {
+				told[p] = true
+			}
+		}
+		for _, p := range results[f].Problems {
+			if !p.Warning && !told[p] {
+				err = errors.Join(err, errors.New(p.String()))
+			}
+		}
+	}
+	return all, err
+}
+
+// parseAll reads files, and the manifests in directories, each once. order lists
+// those that could be read; the error joins one error for each of the others.
+func parseAll(files []string) (order []string, results map[string]Result, err error) {
+	results = map[string]Result{}
+	var failures []error
+	for _, file := range files {
+		inside, err := expand(file)
+		if err != nil {
+			failures = append(failures, err)
+			continue
+		}
+		for _, f := range inside {
+			if _, seen := results[f]; seen {
+				continue
+			}
+			data, mode, err := read(f)
+			if err != nil {
+				failures = append(failures, fmt.Errorf("%s: %w", f, err))
+				continue
+			}
+			r := Parse(f, data)
+			r.Problems = append(r.Problems, readableSecret(r, mode)...)
+			order, results[f] = append(order, f), r
+		}
+	}
+	return order, results, errors.Join(failures...)
 }
 
 // expand lists the manifests of a directory; a file is listed as it is.

@@ -57,6 +57,27 @@ type Object struct {
 	Source  *pod.Source
 	// Problems are the object's problems and warnings in file order.
 	Problems []Problem
+
+	places map[string]place
+	before int // lines of the file before the part that places count in
+}
+
+// LineOf is the line of a field, such as spec.containers[0].image, from 1; where
+// the field is not given, that of the nearest part that it belongs to.
+func (o Object) LineOf(field string) int {
+	for {
+		if p, given := o.places[field]; given {
+			if p.key != nil {
+				return o.before + p.key.Line
+			}
+			return o.before + p.at.Line
+		}
+		cut := strings.LastIndexAny(field, ".[")
+		if cut < 0 {
+			return o.Line
+		}
+		field = field[:cut]
+	}
 }
 
 // good says that the object has no mistakes.
@@ -398,6 +419,7 @@ func (p *parser) add(o *object, result Object) {
 	inFileOrder(o.problems)
 	result.Line = o.before + o.places[""].at.Line
 	result.Problems = slices.Compact(o.problems)
+	result.places, result.before = o.places, o.before
 	p.result.Objects = append(p.result.Objects, result)
 }
 

@@ -209,3 +209,27 @@ func TestSpecHashIsOfWhatWasWritten(t *testing.T) {
 		t.Error("a default that is written down counts as not written")
 	}
 }
+
+// A field that is not given stands on the line of what it belongs to.
+func TestLineOfAField(t *testing.T) {
+	const file = "# first\napiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec:\n  containers: [{name: app, image: a}]\n---\n" +
+		"apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: Pod\n  metadata: {name: b}\n  spec:\n    hostname: h\n" +
+		"    containers:\n    - name: app\n      image: b\n      resources:\n        limits:\n          cpu: 1\n"
+	objects := Parse("web.yaml", []byte(file)).Objects
+	if len(objects) != 2 {
+		t.Fatalf("%d objects", len(objects))
+	}
+	for _, c := range []struct {
+		object int
+		field  string
+		line   int
+	}{
+		{0, "spec.containers[0].image", 6}, {0, "spec.hostname", 5}, {0, "metadata.labels", 4},
+		{1, "spec.containers[0].image", 18}, {1, "spec.containers[0].resources.limits.cpu", 21},
+		{1, "spec.containers[0].resources.limits.memory", 20}, {1, "spec.containers[0].env[3].value", 17}, {1, "spec.hostname", 15},
+	} {
+		if got := objects[c.object].LineOf(c.field); got != c.line {
+			t.Errorf("%s of object %d: line %d; want %d", c.field, c.object, got, c.line)
+		}
+	}
+}
