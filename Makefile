@@ -6,7 +6,10 @@ GO      ?= go
 SUDO    := $(if $(filter 0,$(shell id -u)),,sudo)
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION)
+DATE    := $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 PREFIX  ?= /usr/local
+UNITDIR ?= $(PREFIX)/lib/systemd/system
+ZSHDIR  ?= site-functions
 CACHE   := .cache
 export CGO_ENABLED := 0
 # A Go that is older than go.mod asks for fetches the one it names.
@@ -17,9 +20,10 @@ endif
 # Debian packages: for the demo, and for the tests on top of it.
 DEMO_PACKAGES := ca-certificates
 VM_PACKAGES := busybox-static qemu-system-x86 seabios cpio kmod e2fsprogs iptables nftables xz-utils
+DEB_PACKAGES := dpkg-dev lintian
 TEST_PACKAGES := $(DEMO_PACKAGES) busybox-static gcc iptables libc6-dev nftables python3-seccomp
 
-.PHONY: help run test test-vm soak build install uninstall bench fuzz lint check go-ready packages-demo packages-test demo-images clean
+.PHONY: help run test test-vm soak build install uninstall deb share bench fuzz lint check go-ready packages-demo packages-test packages-deb demo-images clean
 
 help: ## list what make can do
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -59,14 +63,37 @@ lint: go-ready ## gofmt and go vet
 
 check: lint test ## what to run before sending a change
 
-install: build ## install the two programs and the manifest directory
-	install -D -m 0755 bin/podd $(DESTDIR)$(PREFIX)/bin/podd
-	install -D -m 0755 bin/podd-pause $(DESTDIR)$(PREFIX)/bin/podd-pause
+install: build share ## install programs, units, manual pages and completions (DESTDIR, PREFIX)
+	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin bin/podd bin/podd-pause
+	install -D -m 0644 -t $(DESTDIR)$(UNITDIR) dist/systemd/*.service
+	sed -i 's|/usr/bin/podd|$(PREFIX)/bin/podd|' $(DESTDIR)$(UNITDIR)/podd.service
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man1 bin/share/man/*.1
+	install -D -m 0644 bin/share/podd.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/podd
+	install -D -m 0644 bin/share/podd.zsh $(DESTDIR)$(PREFIX)/share/zsh/$(ZSHDIR)/_podd
+	install -D -m 0644 bin/share/podd.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/podd.fish
 	install -d -m 0755 $(DESTDIR)/etc/podd/manifests
+	@[ -n "$(DESTDIR)" ] || echo "nothing was started; now: systemctl daemon-reload && systemctl enable --now podd"
 
-uninstall: ## remove the programs; data and manifests stay
+uninstall: ## remove what install put there; pods, data and manifests stay
+	@[ -n "$(DESTDIR)" ] || ! [ -d /run/systemd/system ] || systemctl disable --now podd.service || true
 	rm -f $(DESTDIR)$(PREFIX)/bin/podd $(DESTDIR)$(PREFIX)/bin/podd-pause
-	@echo "kept: /etc/podd, /var/lib/podd, /var/log/pods"
+	rm -f $(DESTDIR)$(UNITDIR)/podd.service $(DESTDIR)$(UNITDIR)/podd-pods.service
+	rm -f $(DESTDIR)$(PREFIX)/share/man/man1/podd.1 $(DESTDIR)$(PREFIX)/share/man/man1/podd-*.1
+	rm -f $(DESTDIR)$(PREFIX)/share/bash-completion/completions/podd $(DESTDIR)$(PREFIX)/share/zsh/$(ZSHDIR)/_podd
+	rm -f $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/podd.fish
+	@rmdir --ignore-fail-on-non-empty $(DESTDIR)/etc/podd/manifests $(DESTDIR)/etc/podd 2>/dev/null || true
+	@echo "running pods go on without the agent. Kept, where there is any: manifests and settings in /etc/podd, images, volumes and"
+	@echo "records in /var/lib/podd, logs in /var/log/pods and /var/log/containers, and until the next boot /run/podd"
+
+deb: go-ready packages-deb ## build a Debian package in bin, and ask lintian about it
+	@dist/deb.sh bin $(VERSION)
+
+# What is generated from the commands themselves.
+share: build
+	@rm -rf bin/share
+	@echo "generating manual pages and shell completions"
+	@PODD_MAN_DIR=$(CURDIR)/bin/share/man SOURCE_DATE_EPOCH=$(DATE) $(GO) test -count=1 -run '^TestManPages$$' ./cmd/podd >/dev/null
+	@for shell in bash zsh fish; do bin/podd completion $$shell >bin/share/podd.$$shell || exit 1; done
 
 clean: ## remove what was built
 	rm -rf bin $(CACHE)
@@ -79,3 +106,6 @@ packages-demo:
 
 packages-test:
 	@.ci/packages $(TEST_PACKAGES)
+
+packages-deb:
+	@.ci/packages $(DEB_PACKAGES)
