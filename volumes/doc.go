@@ -9,8 +9,9 @@
 //
 // The package fetches no objects, knows no container and keeps no state in
 // memory: the file system and the kernel's mount table are the state, and calls
-// for different pods may run side by side. Calls for one pod may not; the pod's
-// owner makes them one after the other. There is one file per kind.
+// for different pods may run side by side. Calls for one pod may not, but for [Tree]
+// beside an [Ensure] of volumes that are set up; the pod's owner makes them one
+// after the other. There is one file per kind.
 //
 // What is below a volume's root belongs to the workload, which may be hostile:
 // nothing there is ever reached by a path that could lead through a symbolic link

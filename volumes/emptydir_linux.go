@@ -20,38 +20,42 @@ func inMemory(v v1.Volume) bool { return v.EmptyDir.Medium == v1.StorageMediumMe
 // memory. A directory gets its name only when its mode and group are right, so
 // one that has its name is never touched again.
 func ensureEmptyDir(ctx context.Context, p Pod, v v1.Volume) error {
-	parent := filepath.Join(p.Dir, "volumes", emptyDirPlugin)
+	if !inMemory(v) {
+		return ensureDir(ctx, p, emptyDirPlugin, v.Name, nil)
+	}
+	return ensureDir(ctx, p, emptyDirPlugin, v.Name, &tmpfs{sizeBytes: tmpfsSize(p, v.EmptyDir), mode: 0o1777})
+}
+
+// ensureDir makes a volume's directory, and mounts memory on it unless that is
+// nil.
+func ensureDir(ctx context.Context, p Pod, plugin, name string, memory *tmpfs) error {
+	parent := filepath.Join(p.Dir, "volumes", plugin)
 	if err := os.MkdirAll(parent, 0o750); err != nil {
 		return err
 	}
-	target := filepath.Join(parent, v.Name)
+	target := filepath.Join(parent, name)
 	if _, err := os.Lstat(target); errors.Is(err, os.ErrNotExist) {
-		if err := newEmptyDir(ctx, p, target, filepath.Join(parent, "."+v.Name+".new")); err != nil {
+		if err := newEmptyDir(ctx, p, target, filepath.Join(parent, "."+name+".new")); err != nil {
 			return err
 		}
 	} else if err != nil {
 		return err
 	}
-	if !inMemory(v) {
-		dir, err := openEmptyDir(p, v)
-		if err != nil {
-			return err
-		}
-		return dir.Close()
-	}
-	dir, err := openIn(p.Dir, filepath.Join("volumes", emptyDirPlugin, v.Name), unix.O_PATH|unix.O_DIRECTORY)
+	dir, err := openDir(p, plugin, name, false)
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
+	if memory == nil {
+		return nil
+	}
 	if mounted, err := mountRoot(dir); mounted || err != nil {
 		return err
 	}
-	fs := tmpfs{sizeBytes: tmpfsSize(p, v.EmptyDir), mode: 0o1777}
 	if p.FSGroup != nil {
-		fs.mode, fs.gid = 0o3777, *p.FSGroup
+		memory.mode, memory.gid = memory.mode|0o2000, *p.FSGroup
 	}
-	return fs.attach(dir)
+	return memory.attach(dir)
 }
 
 func newEmptyDir(ctx context.Context, p Pod, target, unfinished string) error {
@@ -89,11 +93,17 @@ func tmpfsSize(p Pod, source *v1.EmptyDirVolumeSource) int64 {
 
 // openEmptyDir opens the volume's root if it is set up.
 func openEmptyDir(p Pod, v v1.Volume) (*os.File, error) {
-	dir, err := openIn(p.Dir, filepath.Join("volumes", emptyDirPlugin, v.Name), unix.O_PATH|unix.O_DIRECTORY)
+	return openDir(p, emptyDirPlugin, v.Name, inMemory(v))
+}
+
+// openDir opens a volume's directory, on which something must be mounted if it
+// is a volume in memory.
+func openDir(p Pod, plugin, name string, memory bool) (*os.File, error) {
+	dir, err := openIn(p.Dir, filepath.Join("volumes", plugin, name), unix.O_PATH|unix.O_DIRECTORY)
 	if err != nil {
 		return nil, err
 	}
-	if inMemory(v) {
+	if memory {
 		mounted, err := mountRoot(dir)
 		if err == nil && !mounted {
 			err = fmt.Errorf("nothing is mounted at %s", dir.Name())

@@ -17,10 +17,15 @@ var ErrNotMeasured = errors.New("volumes of this kind are not measured")
 
 // Ensure makes a volume ready: its directory, its mount, or for a hostPath the
 // check of what is there. It is repeatable, keeps what a volume holds and the
-// permissions a workload gave it, and completes what a crash left half-made.
+// permissions a workload gave it, and completes what a crash left half-made. The
+// files of a volume that has them are brought up to date; where they are not known
+// the error is that of Pod.Files.
 func Ensure(ctx context.Context, p Pod, v v1.Volume) error {
 	if err := check(p, v); err != nil {
 		return err
+	}
+	if HoldsFiles(v) {
+		return ensureFiles(ctx, p, v)
 	}
 	var err error
 	switch {
@@ -57,6 +62,8 @@ func Present(p Pod, v v1.Volume) bool {
 // openVolume opens the root of a volume that is set up.
 func openVolume(p Pod, v v1.Volume) (*os.File, error) {
 	switch {
+	case HoldsFiles(v):
+		return openFiles(p, v)
 	case v.EmptyDir != nil:
 		return openEmptyDir(p, v)
 	case v.Image != nil:

@@ -83,7 +83,7 @@ func tree(p Pod, v v1.Volume, m v1.VolumeMount, subPath string) (*os.File, error
 	copied := os.NewFile(uintptr(fd), source.Name())
 	// Nobody can see the copy yet, so between the two calls nothing leaks.
 	err = setattr(copied, unix.AT_RECURSIVE, unix.MountAttr{Propagation: propagation})
-	if err == nil && (m.ReadOnly || v.Image != nil) {
+	if err == nil && (m.ReadOnly || v.Image != nil || HoldsFiles(v)) {
 		flags := uint(0)
 		if m.RecursiveReadOnly != nil && *m.RecursiveReadOnly != v1.RecursiveReadOnlyDisabled {
 			flags = unix.AT_RECURSIVE

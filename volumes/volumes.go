@@ -26,6 +26,10 @@ type Pod struct {
 	// volume is an image.
 	Images func(reference string) (id string, mount func() (*os.File, error), err error)
 
+	// Files tells what a volume of files holds now. Its errors are given as they
+	// are to whoever sets the volume up. nil where there are no such volumes.
+	Files func(v1.Volume) (Files, error)
+
 	// NodeMemoryBytes and PodMemoryLimit bound each memory-backed volume; 0 is
 	// unknown and none.
 	NodeMemoryBytes, PodMemoryLimit int64
@@ -51,7 +55,9 @@ type Usage struct {
 }
 
 // Kinds lists the field names of the volume kinds that are served, sorted.
-func Kinds() []string { return []string{"emptyDir", "hostPath", "image"} }
+func Kinds() []string {
+	return []string{"configMap", "downwardAPI", "emptyDir", "hostPath", "image", "projected", "secret"}
+}
 
 // kindOf returns the field name of the source that v has, "" without one.
 func kindOf(v v1.Volume) string {

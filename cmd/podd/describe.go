@@ -151,6 +151,7 @@ func (d *description) containers(title string, containers []v1.Container, status
 		d.probe("Liveness:", c.LivenessProbe)
 		d.probe("Readiness:", c.ReadinessProbe)
 		d.probe("Startup:", c.StartupProbe)
+		d.environment(c)
 		for _, m := range c.VolumeMounts {
 			mode := "rw"
 			if m.ReadOnly {
@@ -229,8 +230,68 @@ func volumeText(v v1.Volume) string {
 		return text
 	case v.HostPath != nil:
 		return "HostPath " + v.HostPath.Path
+	case v.ConfigMap != nil:
+		return "ConfigMap " + v.ConfigMap.Name + optionalText(v.ConfigMap.Optional)
+	case v.Secret != nil:
+		return "Secret " + v.Secret.SecretName + optionalText(v.Secret.Optional)
+	case v.DownwardAPI != nil:
+		return "DownwardAPI"
+	case v.Projected != nil:
+		var from []string
+		for _, s := range v.Projected.Sources {
+			switch {
+			case s.ConfigMap != nil:
+				from = append(from, "ConfigMap "+s.ConfigMap.Name+optionalText(s.ConfigMap.Optional))
+			case s.Secret != nil:
+				from = append(from, "Secret "+s.Secret.Name+optionalText(s.Secret.Optional))
+			case s.DownwardAPI != nil:
+				from = append(from, "DownwardAPI")
+			}
+		}
+		return "Projected from " + strings.Join(from, ", ")
 	}
 	return "unknown kind"
+}
+
+func optionalText(optional *bool) string {
+	if optional != nil && *optional {
+		return " (optional)"
+	}
+	return ""
+}
+
+// environment prints where variables come from, never what is in a Secret.
+func (d *description) environment(c v1.Container) {
+	for _, from := range c.EnvFrom {
+		text := ""
+		switch {
+		case from.ConfigMapRef != nil:
+			text = "ConfigMap " + from.ConfigMapRef.Name + optionalText(from.ConfigMapRef.Optional)
+		case from.SecretRef != nil:
+			text = "Secret " + from.SecretRef.Name + optionalText(from.SecretRef.Optional)
+		}
+		if from.Prefix != "" {
+			text += ", with prefix " + from.Prefix
+		}
+		d.line(2, "Variables from:\t%s", text)
+	}
+	for _, e := range c.Env {
+		text := e.Value
+		switch from := e.ValueFrom; {
+		case from == nil:
+		case from.ConfigMapKeyRef != nil:
+			text = fmt.Sprintf("<key %s of ConfigMap %s>%s", from.ConfigMapKeyRef.Key, from.ConfigMapKeyRef.Name, optionalText(from.ConfigMapKeyRef.Optional))
+		case from.SecretKeyRef != nil:
+			text = fmt.Sprintf("<key %s of Secret %s>%s", from.SecretKeyRef.Key, from.SecretKeyRef.Name, optionalText(from.SecretKeyRef.Optional))
+		case from.FieldRef != nil:
+			text = fmt.Sprintf("<%s>", from.FieldRef.FieldPath)
+		case from.ResourceFieldRef != nil:
+			text = fmt.Sprintf("<%s>", from.ResourceFieldRef.Resource)
+		case from.FileKeyRef != nil:
+			text = fmt.Sprintf("<%s of file %s in volume %s>%s", from.FileKeyRef.Key, from.FileKeyRef.Path, from.FileKeyRef.VolumeName, optionalText(from.FileKeyRef.Optional))
+		}
+		d.line(2, "Variable:\t%s=%s", e.Name, text)
+	}
 }
 
 func orNone(s string) string {

@@ -152,7 +152,7 @@ func (o *object) check(p *v1.Pod) {
 	if s.HostUsers != nil && !*s.HostUsers {
 		o.say("spec.hostUsers", "false is not supported here: there are no user namespaces yet")
 	}
-	volumes := o.checkVolumes(s.Volumes)
+	volumes := o.checkVolumes(s)
 	if len(s.Containers) == 0 {
 		if at, given := o.places["spec.containers"]; given && kindOf(at.value) != nothing {
 			o.say("spec.containers", "expected at least one container; found none")
@@ -380,10 +380,10 @@ func (o *object) relative(at, value string) {
 func hasDotDot(p string) bool { return slices.Contains(strings.Split(p, "/"), "..") }
 
 // checkVolumes returns the names of the pod's volumes.
-func (o *object) checkVolumes(volumes []v1.Volume) map[string]string {
+func (o *object) checkVolumes(spec *v1.PodSpec) map[string]string {
 	first := map[string]string{}
-	for i := range volumes {
-		v := &volumes[i]
+	for i := range spec.Volumes {
+		v := &spec.Volumes[i]
 		at := item("spec.volumes", i)
 		if o.leftOut[v.Name] {
 			o.warnAt(at, "left out with its mounts: "+noAccount)
@@ -395,6 +395,7 @@ func (o *object) checkVolumes(volumes []v1.Volume) map[string]string {
 		if kinds := kindsOf(v.VolumeSource); len(kinds) > 1 {
 			o.say(at, "expected one kind of volume; found %s", strings.Join(kinds, " and "))
 		}
+		o.checkFiles(at, v, spec)
 		if h := v.HostPath; h != nil {
 			if !path.IsAbs(h.Path) || hasDotDot(h.Path) {
 				o.bad(at+".hostPath.path", "an absolute path without ..")

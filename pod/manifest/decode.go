@@ -360,8 +360,10 @@ func (o *object) decodeStruct(value *yaml.Node, v reflect.Value, path string, su
 		if support == Honoured {
 			line := o.fieldAt(bare(at))
 			switch {
+			case o.isAddedByCluster(at, e.name):
+				continue
 			case line == nil || line.Support == Refused:
-				if !o.isEmpty(at2.value, f.typ) && !o.isAddedByCluster(at, e.name) {
+				if !o.isEmpty(at2.value, f.typ) {
 					o.tell(e.key, at, refusal(bare(at), line))
 				}
 				continue

@@ -30,6 +30,7 @@ func applyDefaults(p *v1.Pod) {
 		if v.VolumeSource == (v1.VolumeSource{}) {
 			v.EmptyDir = &v1.EmptyDirVolumeSource{}
 		}
+		fileDefaults(v)
 		if v.HostPath != nil {
 			setDefaultPointer(&v.HostPath.Type, v1.HostPathUnset)
 		}
@@ -45,6 +46,33 @@ func applyDefaults(p *v1.Pod) {
 	}
 	for i := range s.Containers {
 		containerDefaults(&s.Containers[i], s.HostNetwork)
+	}
+}
+
+// fileDefaults are those of volumes whose files the agent writes.
+func fileDefaults(v *v1.Volume) {
+	downward := func(items []v1.DownwardAPIVolumeFile) {
+		for i := range items {
+			if f := items[i].FieldRef; f != nil {
+				setDefault(&f.APIVersion, "v1")
+			}
+		}
+	}
+	switch {
+	case v.ConfigMap != nil:
+		setDefaultPointer(&v.ConfigMap.DefaultMode, v1.ConfigMapVolumeSourceDefaultMode)
+	case v.Secret != nil:
+		setDefaultPointer(&v.Secret.DefaultMode, v1.SecretVolumeSourceDefaultMode)
+	case v.DownwardAPI != nil:
+		setDefaultPointer(&v.DownwardAPI.DefaultMode, v1.DownwardAPIVolumeSourceDefaultMode)
+		downward(v.DownwardAPI.Items)
+	case v.Projected != nil:
+		setDefaultPointer(&v.Projected.DefaultMode, v1.ProjectedVolumeSourceDefaultMode)
+		for i := range v.Projected.Sources {
+			if d := v.Projected.Sources[i].DownwardAPI; d != nil {
+				downward(d.Items)
+			}
+		}
 	}
 }
 

@@ -26,9 +26,10 @@ const (
 // Field is one line of the support table.
 type Field struct {
 	// Path has no indices: spec.containers[].image. What holds for
-	// spec.containers[] holds for spec.initContainers[], and what holds for
-	// livenessProbe holds for the other two probes and what holds for postStart
-	// for preStop, unless they have a line of their own.
+	// spec.containers[] holds for spec.initContainers[], what holds for
+	// livenessProbe for the other two probes, what holds for postStart for preStop,
+	// and what holds for a volume for a source of a projected one, unless they have
+	// a line of their own.
 	Path string
 	// Support covers everything below Path too, unless it is Honoured: then
 	// each field below needs its own line.
@@ -43,6 +44,7 @@ const (
 	noPriority    = "pods are not preempted here"
 	noAccount     = "there are no service accounts here"
 	serverWritten = "written by a server"
+	noFileUser    = "the files belong to root; use fsGroup"
 	noClaims      = "there are no resource claims here"
 	noConfinement = "confinement by AppArmor or SELinux is not applied"
 	noWindows     = "for Windows only"
@@ -86,7 +88,16 @@ var Fields = []Field{
 	{Path: "spec.volumes[].gcePersistentDisk", Support: Refused},
 	{Path: "spec.volumes[].awsElasticBlockStore", Support: Refused},
 	{Path: "spec.volumes[].gitRepo", Support: Refused},
-	{Path: "spec.volumes[].secret", Support: Refused, Note: noAPI},
+	{Path: "spec.volumes[].secret", Support: Honoured},
+	{Path: "spec.volumes[].secret.secretName", Support: Honoured},
+	{Path: "spec.volumes[].secret.items[]", Support: Honoured},
+	{Path: "spec.volumes[].secret.items[].key", Support: Honoured},
+	{Path: "spec.volumes[].secret.items[].path", Support: Honoured},
+	{Path: "spec.volumes[].secret.items[].mode", Support: Honoured},
+	{Path: "spec.volumes[].secret.items[].user", Support: Refused, Note: noFileUser},
+	{Path: "spec.volumes[].secret.defaultMode", Support: Honoured},
+	{Path: "spec.volumes[].secret.defaultUser", Support: Refused, Note: noFileUser},
+	{Path: "spec.volumes[].secret.optional", Support: Honoured},
 	{Path: "spec.volumes[].nfs", Support: Refused},
 	{Path: "spec.volumes[].iscsi", Support: Refused},
 	{Path: "spec.volumes[].glusterfs", Support: Refused},
@@ -96,15 +107,47 @@ var Fields = []Field{
 	{Path: "spec.volumes[].cinder", Support: Refused},
 	{Path: "spec.volumes[].cephfs", Support: Refused},
 	{Path: "spec.volumes[].flocker", Support: Refused},
-	{Path: "spec.volumes[].downwardAPI", Support: Refused},
+	{Path: "spec.volumes[].downwardAPI", Support: Honoured},
+	{Path: "spec.volumes[].downwardAPI.items[]", Support: Honoured},
+	{Path: "spec.volumes[].downwardAPI.items[].path", Support: Honoured},
+	{Path: "spec.volumes[].downwardAPI.items[].fieldRef", Support: Honoured},
+	{Path: "spec.volumes[].downwardAPI.items[].fieldRef.apiVersion", Support: Honoured},
+	{Path: "spec.volumes[].downwardAPI.items[].fieldRef.fieldPath", Support: Honoured},
+	{Path: "spec.volumes[].downwardAPI.items[].resourceFieldRef", Support: Honoured},
+	{Path: "spec.volumes[].downwardAPI.items[].resourceFieldRef.containerName", Support: Honoured},
+	{Path: "spec.volumes[].downwardAPI.items[].resourceFieldRef.resource", Support: Honoured},
+	{Path: "spec.volumes[].downwardAPI.items[].resourceFieldRef.divisor", Support: Honoured},
+	{Path: "spec.volumes[].downwardAPI.items[].mode", Support: Honoured},
+	{Path: "spec.volumes[].downwardAPI.items[].user", Support: Refused, Note: noFileUser},
+	{Path: "spec.volumes[].downwardAPI.defaultMode", Support: Honoured},
+	{Path: "spec.volumes[].downwardAPI.defaultUser", Support: Refused, Note: noFileUser},
 	{Path: "spec.volumes[].fc", Support: Refused},
 	{Path: "spec.volumes[].azureFile", Support: Refused},
-	{Path: "spec.volumes[].configMap", Support: Refused, Note: noAPI},
+	{Path: "spec.volumes[].configMap", Support: Honoured},
+	{Path: "spec.volumes[].configMap.name", Support: Honoured},
+	{Path: "spec.volumes[].configMap.items[]", Support: Honoured},
+	{Path: "spec.volumes[].configMap.items[].key", Support: Honoured},
+	{Path: "spec.volumes[].configMap.items[].path", Support: Honoured},
+	{Path: "spec.volumes[].configMap.items[].mode", Support: Honoured},
+	{Path: "spec.volumes[].configMap.items[].user", Support: Refused, Note: noFileUser},
+	{Path: "spec.volumes[].configMap.defaultMode", Support: Honoured},
+	{Path: "spec.volumes[].configMap.defaultUser", Support: Refused, Note: noFileUser},
+	{Path: "spec.volumes[].configMap.optional", Support: Honoured},
 	{Path: "spec.volumes[].vsphereVolume", Support: Refused},
 	{Path: "spec.volumes[].quobyte", Support: Refused},
 	{Path: "spec.volumes[].azureDisk", Support: Refused},
 	{Path: "spec.volumes[].photonPersistentDisk", Support: Refused},
-	{Path: "spec.volumes[].projected", Support: Refused, Note: "the volume kube-api-access-… that a cluster adds is left out with a warning"},
+	{Path: "spec.volumes[].projected", Support: Honoured, Note: "the volume kube-api-access-… that a cluster adds is left out with a warning"},
+	{Path: "spec.volumes[].projected.sources[]", Support: Honoured},
+	{Path: "spec.volumes[].projected.sources[].secret", Support: Honoured},
+	{Path: "spec.volumes[].projected.sources[].secret.name", Support: Honoured},
+	{Path: "spec.volumes[].projected.sources[].downwardAPI", Support: Honoured, Note: "fields as in spec.volumes[].downwardAPI"},
+	{Path: "spec.volumes[].projected.sources[].configMap", Support: Honoured, Note: "fields as in spec.volumes[].configMap"},
+	{Path: "spec.volumes[].projected.sources[].serviceAccountToken", Support: Refused, Note: noAccount},
+	{Path: "spec.volumes[].projected.sources[].clusterTrustBundle", Support: Refused, Note: "there is no cluster whose certificates it could hold"},
+	{Path: "spec.volumes[].projected.sources[].podCertificate", Support: Refused, Note: "nobody signs certificates for pods here"},
+	{Path: "spec.volumes[].projected.defaultMode", Support: Honoured},
+	{Path: "spec.volumes[].projected.defaultUser", Support: Refused, Note: noFileUser},
 	{Path: "spec.volumes[].portworxVolume", Support: Refused},
 	{Path: "spec.volumes[].scaleIO", Support: Refused},
 	{Path: "spec.volumes[].storageos", Support: Refused},
@@ -335,6 +378,9 @@ var sameAs = strings.NewReplacer(
 	".readinessProbe.", ".livenessProbe.",
 	".startupProbe.", ".livenessProbe.",
 	".lifecycle.preStop.", ".lifecycle.postStart.",
+	".projected.sources[].configMap.", ".configMap.",
+	".projected.sources[].secret.", ".secret.",
+	".projected.sources[].downwardAPI.", ".downwardAPI.",
 )
 
 // fieldAt returns the line for a path without indices, nil when there is none.

@@ -172,29 +172,35 @@ func (r *Runtime) specInput(t pod.Target, c *v1.Container, img *images.Image, ro
 			hostname = names.Hostname
 		}
 	}
-	ips := t.IPs
-	if t.Pod.Spec.HostNetwork {
-		ips = r.HostIPs
+	in := r.podInput(t)
+	in.Container, in.Image = c, img.Config.Config
+	in.ReadFile = func(path string) ([]byte, error) { return readInRoot(rootfs, path) }
+	in.Hostname = hostname
+	in.Capabilities, in.CPUs = r.host.caps, runtime.NumCPU()
+	in.EnvFile = func(volume, path string) ([]byte, error) {
+		return volumes.ReadFile(r.volumesPod(t), volumeOf(t.Pod, volume), path, maxEnvFileBytes)
 	}
-	in := container.Input{
-		Pod: t.Pod, Container: c, Image: img.Config.Config,
-		ReadFile: func(path string) ([]byte, error) { return readInRoot(rootfs, path) },
-		PodIPs:   ips, HostIPs: r.HostIPs, NodeName: r.NodeName, Hostname: hostname,
-		NodeCPUMilli: r.host.cpuMilli, NodeMemoryBytes: r.host.memoryBytes, NodeEphemeralBytes: r.host.diskBytes,
-		Capabilities: r.host.caps, CPUs: runtime.NumCPU(),
-		Objects: t.Sources,
-		EnvFile: func(volume, path string) ([]byte, error) {
-			return volumes.ReadFile(r.volumesPod(t), volumeOf(t.Pod, volume), path, maxEnvFileBytes)
-		},
-		Mounts: mounts, CgroupV2: r.host.cgroupV2, Kernel: r.host.kernel, Arch: runtime.GOARCH,
-		LocalhostProfile: func(name string) ([]byte, error) {
-			return os.ReadFile(filepath.Join(r.RootDir, "seccomp", filepath.Clean("/"+name)))
-		},
+	in.Mounts, in.CgroupV2, in.Kernel, in.Arch = mounts, r.host.cgroupV2, r.host.kernel, runtime.GOARCH
+	in.LocalhostProfile = func(name string) ([]byte, error) {
+		return os.ReadFile(filepath.Join(r.RootDir, "seccomp", filepath.Clean("/"+name)))
 	}
 	if privileged(c) {
 		in.HostDevices = hostDevices()
 	}
 	return in
+}
+
+// podInput is what is the same for all containers and volumes of a pod.
+func (r *Runtime) podInput(t pod.Target) container.Input {
+	ips := t.IPs
+	if t.Pod.Spec.HostNetwork {
+		ips = r.HostIPs
+	}
+	return container.Input{
+		Pod: t.Pod, PodIPs: ips, HostIPs: r.HostIPs, NodeName: r.NodeName,
+		NodeCPUMilli: r.host.cpuMilli, NodeMemoryBytes: r.host.memoryBytes, NodeEphemeralBytes: r.host.diskBytes,
+		Objects: t.Sources,
+	}
 }
 
 // source opens the tree that a bind mount attaches.

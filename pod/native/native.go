@@ -34,6 +34,7 @@ import (
 	"podd/sandbox"
 	"podd/sandbox/cgroup"
 	"podd/sandbox/network"
+	"podd/volumes"
 )
 
 // Config is what a [Runtime] works with.
@@ -155,7 +156,7 @@ func (r *Runtime) Perform(ctx context.Context, t pod.Target, a pod.Action, repor
 	case pod.EnsureVolumes:
 		r.ensureVolumes(ctx, t, report)
 	case pod.RefreshVolumes:
-		report(pod.VolumesReady{At: now()}) // no kind of volume has files of its own yet
+		r.setUpVolumes(ctx, t, volumes.HoldsFiles, report)
 	case pod.EnsureImage:
 		r.ensureImage(ctx, t, a, report)
 	case pod.StartContainer:

@@ -3,8 +3,11 @@ package native
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"os"
+	"path"
 	"slices"
+	"strings"
 
 	v1 "k8s.io/api/core/v1"
 
@@ -13,17 +16,22 @@ import (
 	"podd/volumes"
 )
 
-// ensureVolumes sets up every volume that a container mounts, one after the
-// other; most take well under a millisecond.
+// ensureVolumes sets up every volume that a container mounts.
 func (r *Runtime) ensureVolumes(ctx context.Context, t pod.Target, report func(pod.Fact)) {
 	r.live(t.UID).setName(t)
 	if err := os.MkdirAll(r.podDir(t.UID), 0o750); err != nil {
 		report(pod.VolumesFailed{At: now(), Message: err.Error()})
 		return
 	}
+	r.setUpVolumes(ctx, t, func(v1.Volume) bool { return true }, report)
+}
+
+// setUpVolumes sets up those of the volumes that a container mounts, one after
+// the other; most take well under a millisecond.
+func (r *Runtime) setUpVolumes(ctx context.Context, t pod.Target, those func(v1.Volume) bool, report func(pod.Fact)) {
 	p := r.volumesPod(t)
 	for _, v := range t.Pod.Spec.Volumes {
-		if !mounted(t.Pod, v.Name) {
+		if !those(v) || !mounted(t.Pod, v.Name) {
 			continue
 		}
 		if err := volumes.Ensure(ctx, p, v); err != nil {
@@ -46,7 +54,43 @@ func (r *Runtime) volumesPod(t pod.Target) volumes.Pod {
 		p.FSGroup = sc.FSGroup
 	}
 	p.Images = r.volumeImage
+	p.Files = func(v v1.Volume) (volumes.Files, error) { return r.volumeFiles(t, v) }
 	return p
+}
+
+// volumeFiles is what a volume of files holds.
+func (r *Runtime) volumeFiles(t pod.Target, v v1.Volume) (volumes.Files, error) {
+	files, err := container.VolumeFiles(r.podInput(t), v)
+	if err != nil {
+		return volumes.Files{}, err
+	}
+	all := volumes.Files{Files: map[string]volumes.File{}, MountPoints: mountPoints(t.Pod, v.Name)}
+	for name, f := range files {
+		all.Files[name] = volumes.File{Data: f.Data, Mode: fs.FileMode(f.Mode)}
+	}
+	return all, nil
+}
+
+// mountPoints lists the directories of a volume on which a container that mounts
+// it mounts another.
+func mountPoints(p *v1.Pod, volume string) []string {
+	var dirs []string
+	for _, list := range [][]v1.Container{p.Spec.InitContainers, p.Spec.Containers} {
+		for _, c := range list {
+			for _, outer := range c.VolumeMounts {
+				if outer.Name != volume || outer.SubPath != "" || outer.SubPathExpr != "" {
+					continue
+				}
+				for _, inner := range c.VolumeMounts {
+					rel, inside := strings.CutPrefix(path.Join("/", inner.MountPath), path.Join("/", outer.MountPath)+"/")
+					if inside && !strings.HasPrefix(rel, "..") {
+						dirs = append(dirs, rel)
+					}
+				}
+			}
+		}
+	}
+	return dirs
 }
 
 // volumeImage finds an image for a volume; see [volumes.Pod].
