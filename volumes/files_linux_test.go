@@ -365,4 +365,3 @@ func TestFileOfAVolumeIsReadWithinIt(t *testing.T) {
 		t.Error("a file that is too large is read")
 	}
 }
-
