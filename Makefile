@@ -19,9 +19,9 @@ endif
 
 # Debian packages: for the demo, and for the tests on top of it.
 DEMO_PACKAGES := ca-certificates
-VM_PACKAGES := busybox-static qemu-system-x86 seabios cpio kmod e2fsprogs iptables nftables xz-utils
+VM_PACKAGES := busybox-static qemu-system-x86 seabios cpio kmod btrfs-progs e2fsprogs iptables nftables xfsprogs xz-utils
 DEB_PACKAGES := dpkg-dev lintian
-TEST_PACKAGES := $(DEMO_PACKAGES) busybox-static gcc iptables libc6-dev nftables python3-seccomp
+TEST_PACKAGES := $(DEMO_PACKAGES) btrfs-progs busybox-static e2fsprogs gcc iptables libc6-dev nftables python3-seccomp xfsprogs
 
 .PHONY: help run test test-vm soak build install uninstall deb share bench fuzz lint check go-ready packages-demo packages-test packages-deb demo-images clean
 

@@ -295,7 +295,11 @@ func limits(h Host) Finding {
 		if rest, found := strings.CutPrefix(line, "Max open files"); found {
 			if f := strings.Fields(rest); len(f) >= 2 {
 				if n, err := strconv.Atoi(f[1]); err == nil && n < 4096 {
-					return warn("LimitNOFILE=1048576 in the unit, or ulimit -n 1048576", "at most %d open files: some hundred containers at most", n)
+					const mend = "LimitNOFILE=1048576 in the unit, or ulimit -n 1048576"
+					if n < 256 {
+						return fail(mend, "at most %d open files: fewer than the agent needs", n)
+					}
+					return warn(mend, "at most %d open files: some hundred containers at most", n)
 				}
 			}
 		}

@@ -78,7 +78,7 @@ var checks = []check{
 	{"bridge", false, bridge},
 	{"memfd", false, memfd},
 	{"resolv.conf", false, resolvConf},
-	{"limits", false, limits},
+	{"limits", true, limits},
 	{"lsm", false, lsm},
 	{"mounts", true, mounts},
 	{"time", false, clock},

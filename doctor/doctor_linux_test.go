@@ -148,6 +148,7 @@ func TestBrokenHosts(t *testing.T) {
 		{"dnsmasq", fakeKernel{}, map[string]string{"/etc/resolv.conf": "nameserver 127.0.0.1\nnameserver ::1\n"}, "resolv.conf", Warn, "only 127.0.0.1, ::1"},
 		{"no-resolv-conf", fakeKernel{}, map[string]string{"/etc/resolv.conf": "gone"}, "resolv.conf", Warn, "no name servers"},
 		{"few-files", fakeKernel{}, map[string]string{"/proc/self/limits": "Max open files            1024                 1024                 files\n"}, "limits", Warn, "1024 open files"},
+		{"hardly-any-files", fakeKernel{}, map[string]string{"/proc/self/limits": "Max open files            64                   64                   files\n"}, "limits", Fail, "64 open files"},
 		{"few-pids", fakeKernel{}, map[string]string{"/proc/sys/kernel/pid_max": "4096\n"}, "limits", Warn, "kernel.pid_max is 4096"},
 		{"selinux", fakeKernel{}, map[string]string{"/sys/fs/selinux/enforce": "1"}, "lsm", Warn, "SELinux enforces"},
 		{"other-namespace", fakeKernel{}, map[string]string{"/proc/self/ns/mnt": "mnt:[2]"}, "mounts", Warn, "PID 1's mount namespace"},

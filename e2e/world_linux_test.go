@@ -282,6 +282,12 @@ func (w *world) close() {
 			}
 		}()
 	}
+	w.leave()
+}
+
+// leave lets go of the world's network and unmounts what lies below its
+// directory.
+func (w *world) leave() {
 	w.host.Close()
 	// The run directory, the root directory where it had to be made shared, and
 	// what a script that failed has mounted.

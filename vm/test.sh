@@ -21,7 +21,7 @@ sandbox 400 -test.skip=TestCgroupV1|TestTheSmallestLimits|TestHogAndForkBomb|Tes
 volumes 200
 images 600 -test.short
 pod/native 200
-e2e 900 -test.short -test.run=TestScripts
+e2e 900 -test.short -test.run=TestScripts|TestDirectories|TestHostWith|TestTooFew|TestMountsOn|TestAgentIn|TestTimedOut
 '
 
 if ! ls "$cache"/linux-image-*-cloud-amd64_*.deb >/dev/null 2>&1; then
@@ -62,7 +62,7 @@ cp "$(command -v busybox)" "$tree/bin/busybox"
 for applet in $(busybox --list); do
   [ "$applet" = busybox ] || ln -sf /bin/busybox "$tree/bin/$applet"
 done
-for program in bash tar stat dd cp find ps nft ip{,6}tables-{nft,legacy}{,-restore,-save}; do
+for program in bash tar stat dd cp find ps nft mkfs.{ext4,xfs,btrfs} ip{,6}tables-{nft,legacy}{,-restore,-save}; do
   path=$(command -v $program || ls /usr/sbin/$program 2>/dev/null) || continue
   rm -f "$tree/bin/$program"
   cp -L "$path" "$tree/bin/$program"
@@ -85,7 +85,7 @@ modules=lib/modules/$version
 from=$cache/kernel/$modules
 [ -d "$from" ] || from=$cache/kernel/usr/$modules
 mkdir -p "$tree/$modules"
-for part in kernel/net kernel/lib kernel/crypto kernel/arch kernel/fs/overlayfs kernel/drivers/net/veth.ko kernel/drivers/net/dummy.ko \
+for part in kernel/net kernel/lib kernel/crypto kernel/arch kernel/fs/overlayfs kernel/fs/xfs kernel/fs/btrfs kernel/drivers/block/loop.ko kernel/drivers/net/veth.ko kernel/drivers/net/dummy.ko \
   kernel/drivers/virtio kernel/drivers/block/virtio_blk.ko; do
   found=$(ls -d "$from/$part"*) || continue # perhaps .ko.xz
   mkdir -p "$tree/$modules/$(dirname $part)"
