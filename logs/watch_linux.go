@@ -30,7 +30,7 @@ type Watcher struct {
 func NewWatcher() (*Watcher, error) {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
-		return nil, fmt.Errorf("cannot watch logs: %w", os.NewSyscallError("inotify_init1", err))
+		return nil, fmt.Errorf("cannot watch logs: %w (see fs.inotify.max_user_instances)", os.NewSyscallError("inotify_init1", err))
 	}
 	w := &Watcher{
 		file:    os.NewFile(uintptr(fd), "inotify"),

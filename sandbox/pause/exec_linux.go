@@ -428,13 +428,34 @@ func (p *process) removeLeaf(e *execution) {
 	defer e.killing.Unlock()
 	e.leaf.Close()
 	e.leaf = nil
-	// A process that was killed leaves its cgroup a moment after its death shows.
-	for range 20 {
-		if unix.Unlinkat(rawFD(e.container.unified), e.name, unix.AT_REMOVEDIR) != unix.EBUSY || !e.timedOut {
-			return
-		}
-		time.Sleep(time.Millisecond)
+	dir, name := rawFD(e.container.unified), e.name
+	if !e.timedOut {
+		removedWithin(1, 0, dir, name)
+		return
 	}
+	// A process that was killed leaves its cgroup a moment after its death shows.
+	if removedWithin(20, time.Millisecond, dir, name) {
+		return
+	}
+	// On a starved machine it takes longer. The result does not wait for that.
+	if ct := e.container; ct.hold() {
+		go func() { // ends with the cgroup, or after a minute; owns nothing
+			defer ct.release()
+			removedWithin(600, 100*time.Millisecond, dir, name)
+		}()
+	}
+}
+
+// removedWithin removes a cgroup as soon as it is empty. It reports false if
+// that was not so in all the rounds.
+func removedWithin(rounds int, pause time.Duration, dir int, name string) bool {
+	for range rounds {
+		if unix.Unlinkat(dir, name, unix.AT_REMOVEDIR) != unix.EBUSY {
+			return true
+		}
+		time.Sleep(pause)
+	}
+	return false
 }
 
 // removeLeaves removes exec cgroups that outlived their execs, once their
@@ -451,12 +472,7 @@ func removeLeaves(dir int) {
 		if len(n) <= len(leafPrefix) || n[:len(leafPrefix)] != leafPrefix {
 			continue
 		}
-		for range 50 {
-			if unix.Unlinkat(dir, n, unix.AT_REMOVEDIR) != unix.EBUSY {
-				break
-			}
-			time.Sleep(time.Millisecond)
-		}
+		removedWithin(50, time.Millisecond, dir, n)
 	}
 }
 
