@@ -26,6 +26,9 @@ type Commands interface {
 	Restart(ctx context.Context, key pod.Key) error
 	// Diff says what manifests would do.
 	Diff(ctx context.Context, all []pod.Desired) ([]pod.Outcome, error)
+	// Why tells what a pod waits for and what befell it, given the problems of its
+	// file where it runs by an earlier version of that.
+	Why(ctx context.Context, key pod.Key, mistakes []string) ([]pod.Chain, error)
 	// Down stops all pods within their grace periods and returns when they
 	// are stopped.
 	Down(ctx context.Context) error
@@ -43,6 +46,9 @@ type Config struct {
 	// Problems are the lines to show about manifests that are not as they
 	// should be.
 	Problems func() []string
+	// Mistakes are the problems of the file of a pod that runs by an earlier
+	// version of it. Nil: nobody knows of any.
+	Mistakes func(pod.Key) []string
 	// Metrics are handlers by path, such as /metrics/cadvisor.
 	Metrics map[string]http.Handler
 	// Healthy returns why the agent does not do its work, or nil.
@@ -75,6 +81,7 @@ func Control(c Config) http.Handler {
 	mux.HandleFunc("GET /watch", c.watch)
 	mux.HandleFunc("GET /events", c.events)
 	mux.HandleFunc("GET /problems", c.problems)
+	mux.HandleFunc("GET /why/{namespace}/{pod}", c.why)
 	mux.HandleFunc("GET /version", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, c.Version) })
 	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", c.logs)
 	mux.HandleFunc("POST /exec/{namespace}/{pod}/{container}", c.exec)

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -64,6 +65,12 @@ func (c *commands) Diff(_ context.Context, all []pod.Desired) ([]pod.Outcome, er
 	return outcomes, nil
 }
 
+func (c *commands) Why(_ context.Context, key pod.Key, mistakes []string) ([]pod.Chain, error) {
+	return []pod.Chain{
+		{Effect: key.String(), Causes: mistakes}, {Container: "app", Effect: "restarted"}, {Container: "late", Effect: "waits"},
+	}, nil
+}
+
 func (c *commands) Down(context.Context) error {
 	c.down = true
 	return nil
@@ -92,7 +99,8 @@ func agent(t *testing.T) (*Client, Config, *commands) {
 	manager := &commands{}
 	c := Config{
 		Board: pod.NewBoard(), Events: &pod.EventStore{}, Commands: manager, PodLogsDir: t.TempDir(),
-		Problems: func() []string { return []string{"web.yaml:1:1: image: required, not given"} }, Version: "v1",
+		Problems: func() []string { return []string{"web.yaml:1:1: image: required, not given"} },
+		Mistakes: func(key pod.Key) []string { return []string{"a mistake in " + key.String()} }, Version: "v1",
 		Metrics: map[string]http.Handler{"/metrics": http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "up 1\n") })},
 	}
 	dir, err := os.Open(runDir)
@@ -141,6 +149,27 @@ func TestWatchTellsWhatComesAfterTheList(t *testing.T) {
 	})
 	if len(got) != 2 || got[0] != watch.Added || got[1] != watch.Deleted {
 		t.Fatalf("watched %v, want added and deleted", got)
+	}
+}
+
+func TestWhyTellsOfOneContainerAndThePod(t *testing.T) {
+	client, c, _ := agent(t)
+	key := pod.Key{Namespace: "default", Name: "web"}
+	if chains, err := client.Why(t.Context(), key, ""); err != nil || len(chains) != 1 || !slices.Contains(chains[0].Causes, "web.yaml:1:1: image: required, not given") {
+		t.Errorf("a pod that was never loaded: %+v, %v", chains, err)
+	}
+	c.Board.Set(runningPod())
+	for _, test := range []struct {
+		container string
+		want      int
+	}{{"", 3}, {"app", 2}} {
+		chains, err := client.Why(t.Context(), key, test.container)
+		if err != nil || len(chains) != test.want || chains[0].Effect != "default/web" || !slices.Equal(chains[0].Causes, []string{"a mistake in default/web"}) {
+			t.Errorf("container %q: %+v, %v", test.container, chains, err)
+		}
+	}
+	if _, err := client.Why(t.Context(), key, "other"); !apierrors.IsBadRequest(err) {
+		t.Errorf("a container that the pod has not: %v", err)
 	}
 }
 

@@ -152,6 +152,13 @@ func (c *Client) Problems(ctx context.Context) ([]string, error) {
 	return lines, c.get(ctx, "/problems", nil, &lines)
 }
 
+// Why tells what a pod waits for and what befell it. With a container, only what
+// concerns that one and the pod as a whole.
+func (c *Client) Why(ctx context.Context, key pod.Key, container string) ([]pod.Chain, error) {
+	var chains []pod.Chain
+	return chains, c.get(ctx, "/why/"+key.Namespace+"/"+key.Name, url.Values{"container": {container}}, &chains)
+}
+
 // Version returns the agent's version.
 func (c *Client) Version(ctx context.Context) (string, error) {
 	resp, err := c.do(ctx, http.MethodGet, "/version", nil)

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"io"
 	"os"
 	"os/exec"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
+	v1 "k8s.io/api/core/v1"
 
 	"podd/sandbox"
 )
@@ -163,6 +165,22 @@ func cmdKill(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("attempt %d of container %s has exited already", attempt, args[1])
 	}
 	ts.Check(unix.Kill(c.Pid, unix.SIGKILL))
+}
+
+// cmdLose is "lose POD": SIGKILL to the pod's pause process, from the host.
+func cmdLose(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: lose POD")
+	}
+	ts.Check(runPodd(ts, []string{"get", args[0], "-o", "json"}))
+	var p v1.Pod
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &p))
+	data, err := os.ReadFile(filepath.Join(worldOf(ts).dir, "run/pods", string(p.UID), "pause.pid"))
+	ts.Check(err)
+	pid, _, _ := strings.Cut(string(data), " ")
+	n, err := strconv.Atoi(pid)
+	ts.Check(err)
+	ts.Check(unix.Kill(n, unix.SIGKILL))
 }
 
 // cmdClean waits until nothing of the world's pods is left.

@@ -72,6 +72,7 @@ func TestScripts(t *testing.T) {
 			"note":     cmdNote,
 			"same":     cmdSame,
 			"kill":     cmdKill,
+			"lose":     cmdLose,
 			"clean":    cmdClean,
 			"apply":    cmdApply,
 			"host":     cmdHost,

@@ -219,6 +219,8 @@ type Changed struct {
 	At
 	Images    []string
 	Resources []string
+	// Fields are the differences, for whoever asks why.
+	Fields []FieldChange
 }
 
 // changed forgets what was known of images that are no longer wanted, and how

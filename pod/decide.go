@@ -455,10 +455,12 @@ func overdue(pod *v1.Pod, o Observed, now time.Time) (PodFailed, bool) {
 		return PodFailed{}, false
 	}
 	return PodFailed{
-		At: At{now}, Reason: "DeadlineExceeded",
+		At: At{now}, Reason: reasonDeadlineExceeded,
 		Message: "Pod was active on the node longer than the specified deadline",
 	}, true
 }
+
+const reasonDeadlineExceeded = "DeadlineExceeded"
 
 // activeDeadline is when the pod has been active for as long as it may be.
 func activeDeadline(pod *v1.Pod, o Observed) (at time.Time, limited bool) {

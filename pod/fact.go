@@ -158,6 +158,7 @@ type ContainerExited struct {
 	ExitCode  int // 128+n after signal n
 	Signal    int
 	OOMKilled bool
+	OOM       OOM // where OOMKilled
 	// Message is the termination message, at most 4096 bytes.
 	Message   string
 	StartedAt time.Time
@@ -176,6 +177,11 @@ type ProbeResult struct {
 	// Excuse says what made the machine, not the container, the cause of an
 	// inconclusive attempt.
 	Excuse string
+	// Failures and Uncounted are how many attempts in a row, this one included,
+	// did not succeed: those that failed, and those that counted neither way. Since
+	// is when the first of them ended. The row begins with the loop.
+	Failures, Uncounted int
+	Since               time.Time
 }
 
 // ProbeOutcome is what a single attempt came to.
@@ -245,7 +251,9 @@ type PodRemoved struct{ At }
 // Apply returns what is known after f. It is the only way to a new Observed.
 // A fact about an attempt or a sandbox that is no longer the newest changes
 // nothing.
-func Apply(o Observed, f Fact) Observed {
+func Apply(o Observed, f Fact) Observed { return remember(o, apply(o, f), f) }
+
+func apply(o Observed, f Fact) Observed {
 	now := f.When()
 	switch f := f.(type) {
 	case Begun:

@@ -161,11 +161,11 @@ func (m *Manager) launch(ctx context.Context, w *worker) {
 	})
 }
 
-// start runs a new pod: a new UID under a key.
-func (m *Manager) start(ctx context.Context, d Desired) {
+// start runs a new pod: a new UID under a key. kept is why there is another one.
+func (m *Manager) start(ctx context.Context, d Desired, kept Kept) {
 	w := newWorker(&m.config, Record{
 		UID: uuid.NewUUID(), Key: d.Key, Pod: d.Pod, Origin: d.Origin, SpecHash: d.SpecHash,
-		Observed: Observed{Since: time.Now()},
+		Observed: Observed{Since: time.Now(), Kept: kept},
 	})
 	w.setDesired(d) // a record has no sources
 	m.slots[d.Key] = &slot{worker: w, want: d}
@@ -204,7 +204,7 @@ func (m *Manager) want(ctx context.Context, d Desired) {
 	s, found := m.slots[d.Key]
 	switch {
 	case !found:
-		m.start(ctx, d)
+		m.start(ctx, d, Kept{})
 	case s.ending:
 		s.next = &d
 	case unchanged(s.want, d):
@@ -260,7 +260,7 @@ func (m *Manager) workerEnded(ctx context.Context, w *worker) {
 	}
 	delete(m.slots, w.desired.Key)
 	if s.next != nil && !m.down {
-		m.start(ctx, *s.next)
+		m.start(ctx, *s.next, replaced(s.want, *s.next, time.Now()))
 	}
 }
 
@@ -393,6 +393,22 @@ func (m *Manager) stopInOrder(ctx context.Context, all []*worker) error {
 		}
 	}
 	return nil
+}
+
+// Why tells what a pod waits for and what befell it; see [Why]. mistakes are the
+// problems of its file, if it runs by an earlier version of that. It returns
+// [ErrNotFound].
+func (m *Manager) Why(ctx context.Context, key Key, mistakes []string) ([]Chain, error) {
+	w, err := m.worker(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	told := make(chan Record, 1)
+	if !m.order(w, order{tell: told}) {
+		return nil, fmt.Errorf("%w: %s", ErrNotFound, key)
+	}
+	r := <-told
+	return Why(r.Desired(), r.Observed, mistakes, time.Now()), nil
 }
 
 // Exec runs a command in a running container. An empty r.Container means the

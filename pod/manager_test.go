@@ -23,6 +23,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	time.Local = time.UTC // stories tell the time of day
 	code := m.Run()
 	if err := goleak.Find(); err != nil && code == 0 {
 		os.Stderr.WriteString("goroutines are left: " + err.Error() + "\n")

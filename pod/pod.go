@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"reflect"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -64,6 +65,13 @@ func (r Record) Desired() Desired {
 	return Desired{Key: r.Key, Pod: r.Pod, Origin: r.Origin, SpecHash: r.SpecHash}
 }
 
+// onlyProbes says of two records that differ whether they do so in nothing but
+// what failing probes saw.
+func (r Record) onlyProbes(other Record) bool {
+	r.Observed.Kept.Probes, other.Observed.Kept.Probes = nil, nil
+	return reflect.DeepEqual(r, other)
+}
+
 // Observed is everything known about one pod. It is a value: [Apply] returns
 // a new one and leaves the old one as it was. Maps and slices in it are never
 // changed in place.
@@ -86,6 +94,8 @@ type Observed struct {
 	Failure *Failure `json:"failure,omitempty"`
 	// Ending is set while the pod is being ended.
 	Ending *EndingState `json:"ending,omitempty"`
+	// Kept is what is remembered for whoever asks why; nothing is decided by it.
+	Kept Kept `json:"kept,omitzero"`
 }
 
 // Volumes is the state of the pod's volumes as a whole.

@@ -394,6 +394,15 @@ func (w *world) do(words []string) {
 		w.status()
 	case "events":
 		w.tellEvents()
+	case "why": // why NAMESPACE/NAME [MISTAKE]
+		var mistakes []string
+		if len(words) > 2 {
+			mistakes = []string{rest(2)}
+		}
+		var chains []pod.Chain
+		if chains, err = w.manager.Why(w.t.Context(), key(words[1]), mistakes); err == nil {
+			w.why(chains)
+		}
 	case "kernel":
 		w.print("= ", "holds "+cmp.Or(strings.ReplaceAll(w.kernel.State(), "\n", ", "), "nothing"))
 	case "end":
@@ -418,6 +427,23 @@ func (w *world) get() {
 	}
 	if len(pods) == 0 {
 		w.print("= ", "no pods")
+	}
+}
+
+// why prints chains; times are since the start.
+func (w *world) why(chains []pod.Chain) {
+	for _, c := range chains {
+		when := "now"
+		if !c.At.IsZero() {
+			when = c.At.Sub(w.begin).Truncate(100 * time.Millisecond).String()
+		}
+		w.print("= ", strings.Join(strings.Fields(when+" "+c.Container+" "+c.Effect), " "))
+		for _, cause := range c.Causes {
+			w.print("= ", "  because "+cause)
+		}
+		if c.Remedy != "" {
+			w.print("= ", "  remedy: "+c.Remedy)
+		}
 	}
 }
 

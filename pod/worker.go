@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"reflect"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -65,6 +66,7 @@ type order struct {
 	grace   time.Duration   // with then; negative: the pod's own
 	shorten *time.Duration  // let a pod that ends have no more than this
 	target  chan<- execView // tell what an exec needs
+	tell    chan<- Record   // tell all that is known
 }
 
 // execView is what the manager needs for an exec.
@@ -358,7 +360,7 @@ func (w *worker) obey(o order) {
 		c := Compare(w.desired, *o.desired)
 		w.setDesired(*o.desired)
 		if c.InPlace() {
-			w.learn(Changed{At: At{time.Now()}, Images: containersOf(c.Images), Resources: containersOf(c.Resources)})
+			w.learn(Changed{At: At{time.Now()}, Images: containersOf(c.Images), Resources: containersOf(c.Resources), Fields: slices.Concat(c.Images, c.Resources)})
 		}
 		w.learn(SourcesChanged{At{time.Now()}})
 	case o.shorten != nil:
@@ -367,6 +369,8 @@ func (w *worker) obey(o order) {
 		}
 	case o.target != nil:
 		o.target <- execView{target: w.target(), containers: w.observed.Containers}
+	case o.tell != nil:
+		o.tell <- w.record()
 	default:
 		grace := o.grace
 		if grace < 0 {
@@ -396,18 +400,23 @@ func (w *worker) record() Record {
 }
 
 // note remembers the pod's state for as long as the machine runs, and has it
-// saved to disk a little later, if it changed.
+// saved to disk a little later, if it changed. What failing probes see changes all
+// the time and waits for the next save.
 func (w *worker) note() {
 	r := w.record()
 	if w.noted != nil && reflect.DeepEqual(*w.noted, r) {
 		return
 	}
+	only := w.noted != nil && r.onlyProbes(*w.noted)
 	w.noted = &r
 	err := w.config.Store.Note(r)
 	if err != nil && !w.noteFailing {
 		w.log.Error(err, "a restart of the agent would not find the pod's newest state")
 	}
 	w.noteFailing = err != nil
+	if only {
+		return
+	}
 	select {
 	case <-w.saves:
 	default:

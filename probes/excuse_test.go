@@ -133,6 +133,18 @@ func TestAttemptsOnAStarvedMachine(t *testing.T) {
 			}
 		})
 	}
+	t.Run("an attempt that follows a slow one at once is not late", func(t *testing.T) {
+		spec := spec
+		spec.Period = time.Second
+		slow := func(ctx context.Context) Attempt { // as of a command that takes its time to die
+			<-ctx.Done()
+			time.Sleep(300 * time.Millisecond)
+			return timedOut("killed")
+		}
+		if got, _ := outcomes(t, spec, func() *Machine { return starvedMachine(time.Hour, time.Hour) }, slow, time.Minute); got != "fff" {
+			t.Errorf("attempts %s, want fff", got)
+		}
+	})
 	t.Run("a success begins the patience anew", func(t *testing.T) {
 		var n int
 		check := func(ctx context.Context) Attempt {

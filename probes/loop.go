@@ -24,6 +24,30 @@ type Result struct {
 	Done bool
 	// Excuse says why the outcome is Inconclusive.
 	Excuse string
+	Row
+}
+
+// Row is how many attempts in a row did not succeed: those that failed, and those
+// that counted neither way. Since is when the first of them ended.
+type Row struct {
+	Failures, Uncounted int
+	Since               time.Time
+}
+
+// after returns the row after one more attempt, which ended at the given time.
+func (r Row) after(o Outcome, at time.Time) Row {
+	if o == Success || o == Warning {
+		return Row{}
+	}
+	if r.Since.IsZero() {
+		r.Since = at
+	}
+	if o == Failure {
+		r.Failures++
+	} else {
+		r.Uncounted++
+	}
+	return r
 }
 
 // Run makes attempts until the verdict is final or ctx ends, and hands each
@@ -60,7 +84,9 @@ func Run(ctx context.Context, spec Spec, check Check, startedAt time.Time, initi
 	timer := time.NewTimer(time.Until(first.Add(time.Duration(k) * spec.Period)))
 	defer timer.Stop()
 	e := newExcuser(machine)
-	for due := first.Add(time.Duration(k) * spec.Period); ; {
+	var row Row
+	// due is when the timer is to fire: an instant made up for is due at once.
+	for due := later(begin, first.Add(time.Duration(k)*spec.Period)); ; {
 		select {
 		case <-ctx.Done():
 			return
@@ -73,6 +99,7 @@ func Run(ctx context.Context, spec Spec, check Check, startedAt time.Time, initi
 		}
 		now := time.Now()
 		changed := gate.Observe(attempt.Outcome)
+		row = row.after(attempt.Outcome, now)
 		observe(Result{
 			Attempt: attempt,
 			At:      at,
@@ -81,15 +108,23 @@ func Run(ctx context.Context, spec Spec, check Check, startedAt time.Time, initi
 			Changed: changed,
 			Done:    gate.Done(),
 			Excuse:  excuse,
+			Row:     row,
 		})
 		if gate.Done() {
 			return
 		}
 		now = time.Now()
 		k = max(k+1, dueIndex(now.Sub(first), spec.Period))
-		due = first.Add(time.Duration(k) * spec.Period)
+		due = later(now, first.Add(time.Duration(k)*spec.Period))
 		timer.Reset(due.Sub(now))
 	}
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // dueIndex returns the k of the newest instant that is due when since has passed

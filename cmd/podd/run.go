@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -264,7 +265,7 @@ func newAgent(ctx context.Context, o *runOptions, log logr.Logger) (*agent, erro
 	}
 	a.api = api.Config{
 		Board: a.board, Events: events, Commands: a.manager, PodLogsDir: o.podLogsDir, WatchLogs: watcher.Watch,
-		Problems: a.problems, Version: versionText(), Logger: log.WithName("api"),
+		Problems: a.problems, Mistakes: a.mistakes, Version: versionText(), Logger: log.WithName("api"),
 		Metrics: a.metrics(),
 	}
 	return a, nil
@@ -372,6 +373,23 @@ func (a *agent) giveMemoryBack(ctx context.Context) {
 func (a *agent) problems() []string {
 	var lines []string
 	for _, r := range a.watcher.Problems() {
+		for _, p := range r.Problems {
+			if !p.Warning {
+				lines = append(lines, p.String())
+			}
+		}
+	}
+	return lines
+}
+
+// mistakes are the lines about the file of a pod that runs by an earlier version
+// of it.
+func (a *agent) mistakes(key pod.Key) []string {
+	var lines []string
+	for _, r := range a.watcher.Problems() {
+		if !slices.ContainsFunc(r.Kept, func(k manifest.Kept) bool { return k.Key == key }) {
+			continue
+		}
 		for _, p := range r.Problems {
 			if !p.Warning {
 				lines = append(lines, p.String())

@@ -146,6 +146,11 @@ func (r *Runtime) exitFact(ctx context.Context, t pod.Target, lc *liveContainer,
 	if lc.group != nil {
 		kills, err := lc.group.OOMKills()
 		fact.OOMKilled = err == nil && kills > 0 // whatever the exit code, as a kubelet's runtime has it
+		if fact.OOMKilled {
+			if s, err := lc.group.Stats(); err == nil {
+				fact.OOM = pod.OOM{PeakBytes: s.Memory.MaxUsage, LimitBytes: s.Memory.Limit}
+			}
+		}
 	}
 	if t.Pod != nil {
 		fact.Message = r.terminationMessage(t, c.Name, c.Attempt, fact.ExitCode)

@@ -71,6 +71,7 @@ func (r *Runtime) startProbe(ctx context.Context, t pod.Target, a pod.StartProbe
 			report(pod.ProbeResult{
 				At: pod.At{Time: res.At.Add(res.Took)}, Container: a.Container, ID: a.ID, Kind: a.Kind,
 				Verdict: pod.Verdict(res.Verdict), Outcome: pod.ProbeOutcome(res.Outcome), Output: outputOf(res), Excuse: res.Excuse,
+				Failures: res.Failures, Uncounted: res.Uncounted, Since: res.Since,
 			})
 		})
 	}()

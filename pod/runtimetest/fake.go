@@ -258,8 +258,13 @@ func (f *Fake) Probe(container string, kind pod.ProbeKind, outcome pod.ProbeOutc
 		At: pod.At{Time: time.Now()}, Container: container, ID: found.id, Kind: kind,
 		Verdict: verdict, Outcome: outcome, Output: output,
 	}
-	if outcome == pod.ProbeInconclusive {
-		result.Excuse = "the machine was short of CPU"
+	switch result.Since = result.Time; outcome {
+	case pod.ProbeInconclusive:
+		result.Excuse, result.Uncounted = "the machine was short of CPU", 1
+	case pod.ProbeErrored:
+		result.Uncounted = 1
+	case pod.ProbeFailed:
+		result.Failures = 1
 	}
 	found.report(result)
 	return nil
