@@ -123,7 +123,8 @@ func (p *planner) prefetch() {
 // ensureImage says whether a container's image is there for its next attempt.
 func (p *planner) ensureImage(c *v1.Container) bool {
 	i := p.o.Containers[c.Name].Image
-	if !i.Ready && !i.Busy && !p.asked(c.Name) && p.due(i.Retry.At) {
+	known := !p.unknown || len(p.pod.Spec.ImagePullSecrets) == 0
+	if known && !i.Ready && !i.Busy && !p.asked(c.Name) && p.due(i.Retry.At) {
 		p.do(EnsureImage{Container: c.Name, Image: c.Image, Policy: c.ImagePullPolicy})
 	}
 	return i.Ready

@@ -152,6 +152,9 @@ func (o *object) check(p *v1.Pod) {
 	if s.HostUsers != nil && !*s.HostUsers {
 		o.say("spec.hostUsers", "false is not supported here: there are no user namespaces yet")
 	}
+	for i, ref := range s.ImagePullSecrets {
+		o.sourceName(item("spec.imagePullSecrets", i)+".name", ref.Name)
+	}
 	volumes := o.checkVolumes(s)
 	if len(s.Containers) == 0 {
 		if at, given := o.places["spec.containers"]; given && kindOf(at.value) != nothing {

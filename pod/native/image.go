@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -17,14 +18,15 @@ import (
 // before it the images that it mounts as volumes: what is wrong with one of these
 // is shown by the containers that mount it, as kubelets do.
 func (r *Runtime) ensureImage(ctx context.Context, t pod.Target, a pod.EnsureImage, report func(pod.Fact)) {
+	secrets := pullSecrets(t, report)
 	for _, v := range imageVolumes(t.Pod, containerOf(t.Pod, a.Container)) {
-		if err := r.ensureVolumeImage(ctx, v, report); err != nil {
+		if err := r.ensureVolumeImage(ctx, v, secrets, report); err != nil {
 			imageFailed(ctx, a.Container, v.Image.Reference, err, report)
 			return
 		}
 	}
 	res, err := r.Images.Ensure(ctx, images.Request{
-		Ref: a.Image, Policy: string(a.Policy),
+		Ref: a.Image, Policy: string(a.Policy), DockerConfigs: secrets,
 		Pulling: func() {
 			report(pod.Noted{At: now(), Container: a.Container, Reason: "Pulling", Message: fmt.Sprintf("Pulling image %q", a.Image)})
 		},
@@ -42,11 +44,35 @@ func (r *Runtime) ensureImage(ctx context.Context, t pod.Target, a pod.EnsureIma
 	imageFailed(ctx, a.Container, a.Image, err, report)
 }
 
+// pullSecrets are docker's configurations in the Secrets that the pod names for
+// pulls. One that is missing keeps nothing from being tried, as in the kubelet.
+func pullSecrets(t pod.Target, report func(pod.Fact)) [][]byte {
+	var configs [][]byte
+	var missing []string
+	for _, ref := range t.Pod.Spec.ImagePullSecrets {
+		s, found := t.Sources.Secret(t.Pod.Namespace, ref.Name)
+		if !found {
+			missing = append(missing, ref.Name)
+			continue
+		}
+		for _, key := range []string{v1.DockerConfigJsonKey, v1.DockerConfigKey} {
+			if data, given := s.Data[key]; given {
+				configs = append(configs, data)
+			}
+		}
+	}
+	if len(missing) > 0 {
+		report(pod.Noted{At: now(), Warning: true, Reason: "FailedToRetrieveImagePullSecret", Message: fmt.Sprintf(
+			"Unable to retrieve some image pull secrets (%s); attempting to pull the image may not succeed.", strings.Join(missing, ", "))})
+	}
+	return configs
+}
+
 // ensureVolumeImage finds or pulls the image of a volume. Its events are about
 // the pod.
-func (r *Runtime) ensureVolumeImage(ctx context.Context, v v1.Volume, report func(pod.Fact)) error {
+func (r *Runtime) ensureVolumeImage(ctx context.Context, v v1.Volume, secrets [][]byte, report func(pod.Fact)) error {
 	res, err := r.Images.Ensure(ctx, images.Request{
-		Ref: v.Image.Reference, Policy: string(v.Image.PullPolicy),
+		Ref: v.Image.Reference, Policy: string(v.Image.PullPolicy), DockerConfigs: secrets,
 		Pulling: func() {
 			report(pod.Noted{At: now(), Reason: "Pulling", Message: fmt.Sprintf("Pulling image %q", v.Image.Reference)})
 		},
