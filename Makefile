@@ -21,9 +21,10 @@ endif
 DEMO_PACKAGES := ca-certificates
 VM_PACKAGES := busybox-static qemu-system-x86 seabios cpio kmod btrfs-progs e2fsprogs iptables nftables xfsprogs xz-utils
 DEB_PACKAGES := dpkg-dev lintian
+SYSTEMD_PACKAGES := $(DEB_PACKAGES) busybox-static debootstrap
 TEST_PACKAGES := $(DEMO_PACKAGES) btrfs-progs busybox-static e2fsprogs gcc iptables libc6-dev nftables python3-seccomp xfsprogs
 
-.PHONY: help run test test-vm soak build install uninstall deb share bench fuzz lint check go-ready packages-demo packages-test packages-deb demo-images clean
+.PHONY: help run test test-vm test-systemd soak build install uninstall deb share bench fuzz lint check go-ready packages-demo packages-test packages-deb demo-images clean
 
 help: ## list what make can do
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,6 +47,11 @@ test: go-ready packages-test build demo-images ## run every test, kernel tests i
 test-vm: go-ready ## run the kernel's tests in a virtual machine: Debian's kernel, cgroup v2
 	@.ci/packages $(VM_PACKAGES)
 	@vm/test.sh $(CACHE)/vm
+
+test-systemd: go-ready ## install the package under Debian's systemd, and restart, kill and hang the agent there
+	@.ci/packages $(SYSTEMD_PACKAGES)
+	@$(MAKE) --no-print-directory deb
+	@$(SUDO) vm/systemd.sh $(CACHE)/systemd
 
 soak: go-ready packages-test ## create and delete many pods, and look for what is left; starve others
 	@$(SUDO) env "PATH=$$PATH" PODD_KERNEL_TESTS=require PODD_SOAK_PODS=2000 PODD_STARVE_SECONDS=180 CGO_ENABLED=1 \
