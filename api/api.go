@@ -24,6 +24,8 @@ type Commands interface {
 	Exec(ctx context.Context, key pod.Key, r pod.ExecRequest) (exitCode int, err error)
 	// Restart stops and starts a pod in place.
 	Restart(ctx context.Context, key pod.Key) error
+	// Debug adds an ephemeral container to a pod.
+	Debug(ctx context.Context, key pod.Key, c v1.EphemeralContainer) error
 	// Diff says what manifests would do.
 	Diff(ctx context.Context, all []pod.Desired) ([]pod.Outcome, error)
 	// Why tells what a pod waits for and what befell it, given the problems of its
@@ -86,6 +88,7 @@ func Control(c Config) http.Handler {
 	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", c.logs)
 	mux.HandleFunc("POST /exec/{namespace}/{pod}/{container}", c.exec)
 	mux.HandleFunc("POST /restart/{namespace}/{pod}", c.restart)
+	mux.HandleFunc("POST /debug/{namespace}/{pod}", c.debug)
 	mux.HandleFunc("POST /diff", c.diff)
 	mux.HandleFunc("POST /down", c.down)
 	return mux
@@ -167,6 +170,25 @@ func (c Config) restart(w http.ResponseWriter, r *http.Request) {
 	p, err := c.find(r)
 	if err == nil {
 		err = c.Commands.Restart(r.Context(), keyOf(p))
+	}
+	if err != nil {
+		c.fail(w, err)
+	}
+}
+
+// debug takes a v1.EphemeralContainer.
+func (c Config) debug(w http.ResponseWriter, r *http.Request) {
+	var add v1.EphemeralContainer
+	p, err := c.find(r)
+	if err == nil {
+		if err = json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<20)).Decode(&add); err != nil {
+			err = apierrors.NewBadRequest("expected an ephemeral container: " + err.Error())
+		}
+	}
+	if err == nil {
+		if err = c.Commands.Debug(r.Context(), keyOf(p), add); err != nil {
+			err = apierrors.NewBadRequest(err.Error())
+		}
 	}
 	if err != nil {
 		c.fail(w, err)

@@ -29,6 +29,7 @@ import (
 type commands struct {
 	restarted []pod.Key
 	down      bool
+	debugged  []v1.EphemeralContainer
 }
 
 func (c *commands) Exec(ctx context.Context, key pod.Key, r pod.ExecRequest) (int, error) {
@@ -52,6 +53,15 @@ func (c *commands) Exec(ctx context.Context, key pod.Key, r pod.ExecRequest) (in
 
 func (c *commands) Restart(_ context.Context, key pod.Key) error {
 	c.restarted = append(c.restarted, key)
+	return nil
+}
+
+// Debug accepts everything but an image that is called bad.
+func (c *commands) Debug(_ context.Context, _ pod.Key, add v1.EphemeralContainer) error {
+	if add.Image == "bad" {
+		return errors.New("a bad image")
+	}
+	c.debugged = append(c.debugged, add)
 	return nil
 }
 
@@ -414,5 +424,22 @@ func TestDiffCarriesManifestsAndOutcomes(t *testing.T) {
 	}
 	if _, err := client.Diff(t.Context(), []pod.Desired{{}}); err == nil || !strings.Contains(err.Error(), "expected a pod") {
 		t.Errorf("a manifest without a pod: %v", err)
+	}
+}
+
+func TestDebugAddsAContainer(t *testing.T) {
+	client, c, manager := agent(t)
+	c.Board.Set(runningPod())
+	var add v1.EphemeralContainer
+	add.Name, add.Image, add.TargetContainerName = "debugger-x", "busybox", "app"
+	if err := client.Debug(t.Context(), keyOf(runningPod()), add); err != nil || len(manager.debugged) != 1 || manager.debugged[0].TargetContainerName != "app" {
+		t.Errorf("%v, added %+v", err, manager.debugged)
+	}
+	add.Image = "bad"
+	if err := client.Debug(t.Context(), keyOf(runningPod()), add); err == nil || err.Error() != "a bad image" {
+		t.Errorf("a refusal: %v", err)
+	}
+	if err := client.Debug(t.Context(), pod.Key{Namespace: "default", Name: "other"}, add); err == nil || !strings.Contains(err.Error(), "not found") {
+		t.Errorf("no such pod: %v", err)
 	}
 }

@@ -187,6 +187,19 @@ func (c *Client) Restart(ctx context.Context, key pod.Key) error {
 	return c.post(ctx, "/restart/"+key.Namespace+"/"+key.Name)
 }
 
+// Debug adds an ephemeral container to a pod. It returns before that is started.
+func (c *Client) Debug(ctx context.Context, key pod.Key, add v1.EphemeralContainer) error {
+	data, err := json.Marshal(add)
+	if err != nil {
+		return err
+	}
+	resp, err := c.send(ctx, http.MethodPost, "/debug/"+key.Namespace+"/"+key.Name, nil, bytes.NewReader(data))
+	if err != nil {
+		return err
+	}
+	return resp.Body.Close()
+}
+
 // Diff asks what manifests would do, one outcome for each.
 func (c *Client) Diff(ctx context.Context, all []pod.Desired) ([]pod.Outcome, error) {
 	data, err := json.Marshal(all)

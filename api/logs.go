@@ -133,7 +133,7 @@ func logAttempt(p *v1.Pod, container string, previous bool) (attempt int, runnin
 }
 
 func statusOf(p *v1.Pod, container string) *v1.ContainerStatus {
-	for _, list := range [][]v1.ContainerStatus{p.Status.InitContainerStatuses, p.Status.ContainerStatuses} {
+	for _, list := range [][]v1.ContainerStatus{p.Status.InitContainerStatuses, p.Status.ContainerStatuses, p.Status.EphemeralContainerStatuses} {
 		for i := range list {
 			if list[i].Name == container {
 				return &list[i]
@@ -144,6 +144,11 @@ func statusOf(p *v1.Pod, container string) *v1.ContainerStatus {
 }
 
 func hasContainer(p *v1.Pod, name string) bool {
+	for i := range p.Spec.EphemeralContainers {
+		if p.Spec.EphemeralContainers[i].Name == name {
+			return true
+		}
+	}
 	for _, list := range [][]v1.Container{p.Spec.InitContainers, p.Spec.Containers} {
 		for i := range list {
 			if list[i].Name == name {

@@ -42,6 +42,9 @@ type StartContainer struct {
 	Container string
 	ID        string // 64 hex digits
 	Attempt   int    // the restart count this attempt will show, from 0
+	// Target is the ID of the running attempt whose processes the container shares;
+	// empty: it has its own, or the pod's.
+	Target string
 }
 
 // StopContainer asks for a running attempt to end: the stop signal, then

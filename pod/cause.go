@@ -46,7 +46,7 @@ func waits(pod *v1.Pod, o Observed) []Wait {
 	if s := o.Sandbox; s.Phase == SandboxNone && s.Retry.Reason == reasonNodePorts {
 		all = append(all, Wait{WaitPorts, "", s.Retry.Failures})
 	}
-	for _, c := range allContainers(pod) {
+	for _, c := range append(allContainers(pod), ephemeralContainers(pod)...) {
 		if i := o.Containers[c.Name].Image; i.Retry.Failures > 0 && !i.Ready && !i.Busy && c.ImagePullPolicy != v1.PullAlways {
 			all = append(all, Wait{WaitImage, c.Name, i.Retry.Failures})
 		}

@@ -262,7 +262,7 @@ func made(o Observed, f Begun) Observed {
 	case EnsureSandbox:
 		o.Sandbox.Resources, o.Resize = resourcesOf(f.Pod), Resize{}
 	case StartContainer:
-		for _, want := range allContainers(f.Pod) {
+		for _, want := range append(allContainers(f.Pod), ephemeralContainers(f.Pod)...) {
 			if want.Name == a.Container {
 				c := o.Containers[a.Container]
 				c.Made = Made{Image: want.Image, Ref: c.Image.Ref, ID: c.Image.ID, Resources: want.Resources}

@@ -59,6 +59,8 @@ type planner struct {
 	// why is the reason of the stops that are planned, where it is not to be seen
 	// in the container's state.
 	why StopReason
+	// target is the attempt whose processes the next start shares.
+	target string
 }
 
 func (p *planner) do(a Action) { p.plan.Actions = append(p.plan.Actions, a) }
@@ -93,6 +95,7 @@ func (p *planner) run() {
 	if !p.resize() && p.startInit() {
 		p.startRegular()
 	}
+	p.startEphemeral()
 	p.probe()
 }
 
@@ -229,7 +232,7 @@ func (p *planner) start(c *v1.Container) (underWay bool) {
 	if state.Tried {
 		attempt = state.Attempt + 1
 	}
-	p.do(StartContainer{Container: c.Name, Attempt: attempt})
+	p.do(StartContainer{Container: c.Name, Attempt: attempt, Target: p.target})
 	return true
 }
 

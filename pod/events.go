@@ -99,6 +99,11 @@ func fieldPath(pod *v1.Pod, name string) string {
 			return "spec.initContainers{" + name + "}"
 		}
 	}
+	for _, c := range ephemeralContainers(pod) {
+		if c.Name == name {
+			return "spec.ephemeralContainers{" + name + "}"
+		}
+	}
 	return "spec.containers{" + name + "}"
 }
 

@@ -47,6 +47,9 @@ func Status(d Desired, o Observed, n Node, shown []v1.PodCondition, now time.Tim
 	for i := range p.Spec.Containers {
 		p.Status.ContainerStatuses = append(p.Status.ContainerStatuses, s.container(&p.Spec.Containers[i], false))
 	}
+	for _, c := range ephemeralContainers(d.Pod) {
+		p.Status.EphemeralContainerStatuses = append(p.Status.EphemeralContainerStatuses, s.ephemeral(c))
+	}
 	slices.SortFunc(p.Status.ContainerStatuses, func(a, b v1.ContainerStatus) int { return cmp.Compare(a.Name, b.Name) })
 	shareMessages(&p.Status)
 	if p.Status.Phase = s.phase(); s.ended() {

@@ -370,6 +370,10 @@ func (w *world) do(words []string) {
 		err = w.kernel.Probe(words[1], pod.ProbeKind(words[2]), pod.ProbeOutcome(words[3]), rest(4))
 	case "restart":
 		err = w.manager.Restart(w.t.Context(), key(words[1]))
+	case "debug": // debug default/web debugger [app]
+		var c v1.EphemeralContainer
+		c.Name, c.Image, c.TargetContainerName = words[2], "example.com/"+words[2]+":1", rest(3)
+		err = w.manager.Debug(w.t.Context(), key(words[1]), c)
 	case "shorten":
 		grace, _ := time.ParseDuration(words[2])
 		err = w.manager.Shorten(w.t.Context(), key(words[1]), grace)
@@ -464,7 +468,7 @@ func (w *world) status() {
 			}
 		}
 		w.print("= ", line)
-		for _, list := range [][]v1.ContainerStatus{p.Status.InitContainerStatuses, p.Status.ContainerStatuses} {
+		for _, list := range [][]v1.ContainerStatus{p.Status.InitContainerStatuses, p.Status.ContainerStatuses, p.Status.EphemeralContainerStatuses} {
 			for _, c := range list {
 				w.print("= ", containerLine(p.UID, c))
 			}
@@ -489,7 +493,7 @@ func containerLine(uid types.UID, c v1.ContainerStatus) string {
 		line += ", last " + exitLine(c.LastTerminationState.Terminated)
 	}
 	line += fmt.Sprintf(", restarts %d", c.RestartCount)
-	if *c.Started {
+	if c.Started != nil && *c.Started {
 		line += ", started"
 	}
 	if c.Ready {

@@ -67,6 +67,7 @@ type order struct {
 	shorten *time.Duration  // let a pod that ends have no more than this
 	target  chan<- execView // tell what an exec needs
 	tell    chan<- Record   // tell all that is known
+	debug   *debugOrder     // add an ephemeral container
 }
 
 // execView is what the manager needs for an exec.
@@ -101,6 +102,9 @@ func newWorker(c *Config, r Record) *worker {
 func (w *worker) setDesired(d Desired) {
 	d.Pod = d.Pod.DeepCopy()
 	d.Pod.UID = w.uid
+	if w.desired.Pod != nil { // what was added to the pod stays with it
+		d.Pod.Spec.EphemeralContainers = w.desired.Pod.Spec.EphemeralContainers
+	}
 	w.desired = d
 }
 
@@ -367,6 +371,10 @@ func (w *worker) obey(o order) {
 		if e := w.observed.Ending; e != nil {
 			w.learn(Ending{At: At{time.Now()}, Grace: *o.shorten, Then: e.Then})
 		}
+	case o.debug != nil:
+		err := w.addEphemeral(o.debug.container)
+		w.note() // it is known from now on
+		o.debug.answer <- err
 	case o.target != nil:
 		o.target <- execView{target: w.target(), containers: w.observed.Containers}
 	case o.tell != nil:

@@ -159,6 +159,10 @@ type Start struct {
 
 	Stdin, StdinOnce, TTY bool
 
+	// PIDOf is the ID of a running container whose processes this one shares; empty:
+	// it has its own, or the pod's. A sandbox of an older agent cannot do it.
+	PIDOf string
+
 	// ExitFile gets pid and start time when the container starts and the exit
 	// record when it exits, see [ReadExitFile]; empty: the usual place below
 	// the sandbox's directory.

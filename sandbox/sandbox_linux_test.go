@@ -482,3 +482,31 @@ func TestDestroyLeavesNothing(t *testing.T) {
 		})
 	}
 }
+
+// A container that is to share another's processes sees them, with that one's as
+// process 1, and its end ends nothing else.
+func TestAContainerSharesAnothersProcesses(t *testing.T) {
+	w := newWorld(t)
+	s := w.sandbox()
+	target := w.request("/bin/sleep", "7001")
+	w.start(s, target)
+	guest := w.request("/bin/sleep", "7002")
+	guest.PIDOf = target.ID
+	w.start(s, guest)
+	for _, id := range []string{guest.ID, target.ID} {
+		out := strings.ReplaceAll(w.execOK(s, id, "sh", "-c", "cat /proc/[0-9]*/cmdline; echo; cat /proc/1/cmdline"), "\x00", " ")
+		if !strings.Contains(out, "sleep 7001") || !strings.Contains(out, "sleep 7002") || !strings.HasSuffix(strings.TrimSpace(out), "sleep 7001") {
+			t.Errorf("processes that %.4s sees: %q", id, out)
+		}
+	}
+	must(t, s.KillContainer(ctxOf(t), guest.ID))
+	if c := w.exit(s, guest.ID); c.Exit.Signal != 9 {
+		t.Errorf("the guest: %+v", c.Exit)
+	}
+	w.execOK(s, target.ID, "true")
+	late := w.request("/bin/sleep", "7003")
+	late.PIDOf = guest.ID
+	if _, err := s.Start(ctxOf(t), late); !errors.Is(err, ErrNoContainer) {
+		t.Errorf("sharing the processes of one that has exited: %v", err)
+	}
+}

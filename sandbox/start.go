@@ -35,7 +35,7 @@ func (s *Sandbox) Start(ctx context.Context, r Start) (Started, error) {
 		ID: r.ID, Name: r.Name, Attempt: r.Attempt,
 		LogMaxBytes: max(r.LogMaxBytes, 0), LogMaxFiles: r.LogMaxFiles,
 		Stdin: r.Stdin, StdinOnce: r.StdinOnce, TTY: body.Process.TTY,
-		UseStageForExec: r.UseStageForExec, Process: body.Process,
+		UseStageForExec: r.UseStageForExec, Process: body.Process, PIDOf: r.PIDOf,
 	}
 	files := []*os.File{s.host.program, request, exit}
 	if r.LogPath != "" {

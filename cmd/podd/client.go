@@ -83,6 +83,9 @@ func containerNames(p *v1.Pod) []string {
 	for _, c := range p.Spec.Containers {
 		names = append(names, c.Name)
 	}
+	for _, c := range p.Spec.EphemeralContainers {
+		names = append(names, c.Name)
+	}
 	return names
 }
 

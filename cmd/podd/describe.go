@@ -62,6 +62,11 @@ func describe(out io.Writer, p *v1.Pod, events []v1.Event, now time.Time) error 
 	d.line(0, "IPs:\t%s", orNone(strings.Join(ips, ", ")))
 	d.containers("Init Containers:", p.Spec.InitContainers, p.Status.InitContainerStatuses)
 	d.containers("Containers:", p.Spec.Containers, p.Status.ContainerStatuses)
+	var ephemeral []v1.Container
+	for _, c := range p.Spec.EphemeralContainers {
+		ephemeral = append(ephemeral, v1.Container(c.EphemeralContainerCommon))
+	}
+	d.containers("Ephemeral Containers:", ephemeral, p.Status.EphemeralContainerStatuses)
 	d.line(0, "Conditions:")
 	d.line(1, "Type\tStatus\tReason")
 	for _, c := range p.Status.Conditions {

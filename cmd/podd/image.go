@@ -286,12 +286,15 @@ func imagesOf(p *v1.Pod) []string {
 			refs = append(refs, c.Image)
 		}
 	}
+	for _, c := range p.Spec.EphemeralContainers {
+		refs = append(refs, c.Image)
+	}
 	for _, v := range p.Spec.Volumes {
 		if v.Image != nil {
 			refs = append(refs, v.Image.Reference)
 		}
 	}
-	for _, statuses := range [][]v1.ContainerStatus{p.Status.InitContainerStatuses, p.Status.ContainerStatuses} {
+	for _, statuses := range [][]v1.ContainerStatus{p.Status.InitContainerStatuses, p.Status.ContainerStatuses, p.Status.EphemeralContainerStatuses} {
 		for _, s := range statuses {
 			if s.ImageID != "" {
 				refs = append(refs, s.ImageID)

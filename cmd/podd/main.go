@@ -3,7 +3,7 @@
 //	podd run --manifests DIR     the agent
 //	podd check FILES…            what is wrong with manifests
 //	podd diff FILES…             what they would do
-//	podd get | describe | why | logs | exec | restart | down
+//	podd get | describe | why | logs | exec | debug | restart | down
 //	podd image load | pull | ls | rm | prune
 //
 // run.go shows all wiring of the agent.
@@ -80,7 +80,7 @@ probes, logs and metrics. No cluster is needed.
 	)
 	for group, commands := range map[string][]*cobra.Command{
 		"agent": {runCommand(g), downCommand(g), doctorCommand(g), versionCommand(g)},
-		"pods":  {getCommand(g), describeCommand(g), whyCommand(g), logsCommand(g), execCommand(g), restartCommand(g)},
+		"pods":  {getCommand(g), describeCommand(g), whyCommand(g), logsCommand(g), execCommand(g), debugCommand(g), restartCommand(g)},
 		"files": {checkCommand(), diffCommand(g), imageCommand(g)},
 	} {
 		for _, c := range commands {

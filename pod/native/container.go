@@ -140,7 +140,13 @@ func (r *Runtime) start(ctx context.Context, t pod.Target, a pod.StartContainer)
 		Cgroup: cg, PrivateCgroupNS: !privileged(c),
 		LogPath: logs.File(logDir, a.Attempt), LogMaxBytes: r.LogMaxBytes, LogMaxFiles: r.LogMaxFiles,
 		Stdin: c.Stdin, StdinOnce: c.StdinOnce, TTY: c.TTY,
-		Ready:           func(int) error { return group.Set(limits) },
+		PIDOf: a.Target,
+		Ready: func(pid int) error {
+			if err := checkShared(ctx, s, a, pid); err != nil {
+				return err
+			}
+			return group.Set(limits)
+		},
 		UseStageForExec: execNeedsStage(t.Pod, c, spec),
 	})
 	if err != nil {

@@ -201,6 +201,11 @@ func findContainer(p *v1.Pod, name string) *v1.Container {
 			}
 		}
 	}
+	for i := range p.Spec.EphemeralContainers {
+		if c := &p.Spec.EphemeralContainers[i].EphemeralContainerCommon; c.Name == name {
+			return (*v1.Container)(c)
+		}
+	}
 	return nil
 }
 

@@ -790,6 +790,11 @@ func (f *Fake) start(at pod.At, t pod.Target, p *fakePod, a pod.StartContainer) 
 			c.image, c.resources = want.Image, want.Resources
 		}
 	}
+	for _, want := range t.Pod.Spec.EphemeralContainers {
+		if want.Name == a.Container {
+			c.image = want.Image
+		}
+	}
 	p.containers = append(p.containers, c)
 	f.starts++
 	l, lives := f.lives[a.Container]

@@ -165,6 +165,11 @@ func (p *process) launch(ct *container, memfd, request *os.File, trees []*os.Fil
 		if g.pidns, err = p.sharedPID(memfd); err != nil {
 			return err
 		}
+	case req.PIDOf != "":
+		if g.pidns, err = p.pidOf(req.PIDOf); err != nil {
+			return err
+		}
+		defer g.pidns.Close()
 	default:
 		g.flags |= unix.CLONE_NEWPID
 	}

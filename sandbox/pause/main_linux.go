@@ -262,6 +262,23 @@ func wait(pid int, pidfd *os.File) (code, signal int) {
 	return ws.ExitStatus(), 0
 }
 
+// pidOf returns a pidfd of a running container's main process. The caller closes it.
+func (p *process) pidOf(id string) (*os.File, error) {
+	ct, err := p.find(id)
+	if err != nil {
+		return nil, err
+	}
+	if !ct.hold() {
+		return nil, &wire.Failed{Code: wire.CodeNoContainer, Text: "the container whose processes are to be shared is not running"}
+	}
+	defer ct.release()
+	fd, err := unix.FcntlInt(uintptr(rawFD(ct.pidfd)), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, failedStep("refer to the container's process", err)
+	}
+	return os.NewFile(uintptr(fd), "process of a container"), nil
+}
+
 // sharedPID returns a pidfd of the reaper, which is made with the first
 // container that shares the PID namespace.
 func (p *process) sharedPID(memfd *os.File) (*os.File, error) {

@@ -182,6 +182,9 @@ type Start struct {
 	UseStageForExec bool
 	// Process is what an exec in the container starts from.
 	Process Process
+	// PIDOf is the ID of a running container whose PID namespace is shared; empty:
+	// as the pod has it. A pause process of before ignores it.
+	PIDOf string
 }
 
 func (m *Start) fields(c *codec) {
@@ -199,6 +202,7 @@ func (m *Start) fields(c *codec) {
 	c.int(&m.Tasks)
 	c.bool(&m.UseStageForExec)
 	nested(c, &m.Process)
+	c.str(&m.PIDOf)
 }
 
 // Started answers [Start]; Ready, with no time yet, comes before it.

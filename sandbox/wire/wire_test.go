@@ -23,7 +23,7 @@ func samples() []fielder {
 		&up, &p, &ct,
 		&Failed{CodeCommand, "step", "text"},
 		&Start{ID: "i", Name: "n", Attempt: 1, LogName: "0.log", LogMaxBytes: 10, LogMaxFiles: 5, Stdin: true, StdinOnce: true, TTY: true,
-			Unified: true, Procs: 2, Tasks: 3, UseStageForExec: true, Process: p},
+			Unified: true, Procs: 2, Tasks: 3, UseStageForExec: true, PIDOf: "target", Process: p},
 		&Started{1, 2},
 		&Stage{Process: p, Mounts: []Mount{{MountFS, "/t", 1, "tmpfs", "s", []KV{{"k", ""}}, 2, 3, true}, {Target: "/u"}},
 			Devices: []Device{{"/dev/x", 1, 2, 3, 4, 5}}, Masked: []string{"/m"}, ReadonlyPaths: []string{"/r"}, ReadonlyRoot: true,
