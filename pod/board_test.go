@@ -107,11 +107,41 @@ func TestEventsAreCountedBoundedAndForgotten(t *testing.T) {
 		t.Errorf("after an hour: %v", got)
 	}
 	for i := range 2 * eventsKept {
-		e.Message, e.At = fmt.Sprint(i), at(100+float64(i)/1000)
+		e.UID, e.Message, e.At = types.UID(fmt.Sprint(i)), fmt.Sprint(i), at(100+float64(i)/1000)
 		s.Record(e)
 	}
 	all := s.List(EventFilter{}, at(200))
 	if len(all) > eventsKept || len(all) < eventsKept*8/10 || all[len(all)-1].Message != fmt.Sprint(2*eventsKept-1) {
 		t.Errorf("%d events are kept, the newest is %s", len(all), all[len(all)-1].Message)
+	}
+}
+
+// Source: client-go, tools/record/events_cache.go: the tenth message that differs
+// within ten minutes is told as one event with those after it.
+func TestManyEventsThatDifferInTheirMessageOnlyAreToldAsOne(t *testing.T) {
+	s := EventStore{}
+	record := func(message string, second float64) {
+		s.Record(Event{UID: "u1", FieldPath: "spec.containers{app}", Type: v1.EventTypeWarning, Reason: "Unhealthy", Message: message, At: at(second)})
+	}
+	told := func() map[string]int32 {
+		all := map[string]int32{}
+		for _, e := range s.List(EventFilter{}, at(1000)) {
+			all[e.Message] = e.Count
+		}
+		return all
+	}
+	for i := range 30 {
+		record(fmt.Sprintf("failed at %d", i), float64(i))
+	}
+	if got := told(); len(got) != 10 || got["(combined from similar events): failed at 29"] != 21 || got["failed at 8"] != 1 {
+		t.Errorf("after 30 different messages: %v", got)
+	}
+	record("failed at 3", 40)
+	if got := told(); got["failed at 3"] != 2 {
+		t.Errorf("a message that is known is counted by itself: %v", got)
+	}
+	record("failed at last", 700)
+	if got := told(); got["failed at last"] != 1 {
+		t.Errorf("after ten quiet minutes: %v", got)
 	}
 }

@@ -11,6 +11,7 @@ import (
 // conditions lists the pod's conditions in the kubelet's order. Those of shown
 // that are not ours come first and stay as they are.
 func (s reporter) conditions(status *v1.PodStatus, shown []v1.PodCondition) []v1.PodCondition {
+	shown = s.withGates(shown)
 	ready := s.containersReady(status)
 	containersReady := ready
 	containersReady.Type = v1.ContainersReady

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -29,11 +30,13 @@ const (
 	eventLifetime = time.Hour // since the last occurrence, as an API server keeps them
 )
 
-// EventStore keeps the newest events. Equal events are counted, not repeated,
-// as the kubelet's recorder does. The zero value is ready to use.
+// EventStore keeps the newest events. Equal events are counted, not repeated, and
+// too many that differ in their message only are told as one, as the kubelet's
+// recorder does. The zero value is ready to use.
 type EventStore struct {
 	mu     sync.Mutex
 	events map[eventID]*v1.Event
+	alike  map[alikeID]*alike
 	number uint64
 	// Source is shown as the events' host.
 	Source string
@@ -43,6 +46,51 @@ type EventStore struct {
 type eventID struct {
 	uid                              types.UID
 	fieldPath, kind, reason, message string
+}
+
+// alikeID is what makes events alike, whatever they say.
+type alikeID struct {
+	uid          types.UID
+	kind, reason string
+}
+
+// alike are the messages of events that are alike.
+type alike struct {
+	messages map[string]bool
+	last     time.Time
+}
+
+const (
+	// alikeMost is how many different messages make the newest one and all others
+	// that are new be told as one event.
+	alikeMost = 10
+	// alikeWithin is how long nothing alike may happen before that begins anew.
+	alikeWithin    = 10 * time.Minute
+	combinedPrefix = "(combined from similar events): "
+)
+
+// combine returns e, or e as part of the event that stands for many. s.mu is held.
+// Source: client-go, tools/record/events_cache.go.
+func (s *EventStore) combine(e Event) Event {
+	if s.alike == nil {
+		s.alike = map[alikeID]*alike{}
+	}
+	id := alikeID{e.UID, e.Type, e.Reason}
+	a := s.alike[id]
+	if a == nil || e.At.Sub(a.last) > alikeWithin {
+		a = &alike{messages: map[string]bool{}}
+		s.alike[id] = a
+	}
+	a.last = e.At
+	if a.messages[e.Message] {
+		return e
+	}
+	if len(a.messages) < alikeMost-1 {
+		a.messages[e.Message] = true
+		return e
+	}
+	e.Message = combinedPrefix + e.Message
+	return e
 }
 
 // EventFilter selects events; empty fields select all.
@@ -60,10 +108,15 @@ func (s *EventStore) Record(e Event) {
 		s.events = map[eventID]*v1.Event{}
 	}
 	s.number++
+	e = s.combine(e)
 	id := eventID{e.UID, e.FieldPath, e.Type, e.Reason, e.Message}
+	if strings.HasPrefix(e.Message, combinedPrefix) {
+		id.fieldPath, id.message = "", combinedPrefix // one for all of them, which shows the newest
+	}
 	if old, found := s.events[id]; found && e.At.Sub(old.LastTimestamp.Time) < eventLifetime {
 		again := old.DeepCopy()
 		again.Count++
+		again.Message, again.InvolvedObject.FieldPath = e.Message, e.FieldPath
 		again.LastTimestamp = metav1.NewTime(e.At)
 		again.ResourceVersion = fmt.Sprint(s.number)
 		s.events[id] = again
@@ -104,6 +157,11 @@ func (s *EventStore) shrink(now time.Time) {
 			continue
 		}
 		ids = append(ids, id)
+	}
+	for id, a := range s.alike {
+		if now.Sub(a.last) > alikeWithin {
+			delete(s.alike, id)
+		}
 	}
 	if len(ids) <= eventsKept {
 		return

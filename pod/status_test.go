@@ -124,6 +124,33 @@ func TestForeignConditionsAndReadinessGates(t *testing.T) {
 	}
 }
 
+func TestReadinessGatesAreOpenedAndClosedByAnnotation(t *testing.T) {
+	d, o := runningPod()
+	d.Pod.Spec.ReadinessGates = []v1.PodReadinessGate{{ConditionType: "example.com/warm"}, {ConditionType: "example.com/open"}}
+	var shown []v1.PodCondition
+	for i, step := range []struct {
+		annotation string
+		ready      v1.ConditionStatus
+	}{
+		{"", v1.ConditionFalse},
+		{"example.com/open", v1.ConditionFalse},
+		{"example.com/warm, example.com/open, example.com/none", v1.ConditionTrue},
+		{"example.com/warm", v1.ConditionFalse},
+	} {
+		d.Pod.Annotations = map[string]string{GatesAnnotation: step.annotation}
+		shown = Status(d, o, testNode, shown, at(float64(20+i))).Status.Conditions
+		if c := condition(shown, v1.PodReady); c.Status != step.ready {
+			t.Errorf("with %q: %+v", step.annotation, c)
+		}
+		if condition(shown, "example.com/none") != nil {
+			t.Error("a condition that is no gate is shown")
+		}
+	}
+	if c := condition(shown, "example.com/warm"); c == nil || !c.LastTransitionTime.Time.Equal(at(22)) {
+		t.Errorf("the gate that stayed open: %+v", c)
+	}
+}
+
 func TestAPodOnTheHostsNetworkHasTheHostsAddresses(t *testing.T) {
 	d, o := runningPod()
 	d.Pod.Spec.HostNetwork, o.Sandbox.IPs = true, nil

@@ -2,10 +2,14 @@ package manifest
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"podd/pod"
 )
 
 func hooksOf(c *v1.Container) map[string]*v1.LifecycleHandler {
@@ -106,6 +110,28 @@ func (o *object) checkRestarts(at string, c *v1.Container) {
 		o.oneOf(at+".exitCodes.operator", string(r.ExitCodes.Operator), "In", "NotIn")
 		if n := len(r.ExitCodes.Values); n > maxExitCodes {
 			o.say(at+".exitCodes.values", "expected at most %d; found %d", maxExitCodes, n)
+		}
+	}
+}
+
+// checkGates checks readiness gates and the annotation that opens them.
+func (o *object) checkGates(p *v1.Pod) {
+	open := pod.OpenGates(p)
+	var gates []string
+	for i, gate := range p.Spec.ReadinessGates {
+		at := item("spec.readinessGates", i) + ".conditionType"
+		name := string(gate.ConditionType)
+		gates = append(gates, name)
+		switch {
+		case len(validation.IsQualifiedName(name)) > 0:
+			o.bad(at, "the name of a condition, such as example.com/warmed-up")
+		case !slices.Contains(open, name):
+			o.warnAt(at, "the pod is not ready until the annotation "+pod.GatesAnnotation+" names this condition")
+		}
+	}
+	for _, name := range open {
+		if !slices.Contains(gates, name) {
+			o.warnAt(keyed("metadata.annotations", pod.GatesAnnotation), quoted(name)+" is no readiness gate of this pod")
 		}
 	}
 }

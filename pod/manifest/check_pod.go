@@ -135,6 +135,7 @@ func (o *object) check(p *v1.Pod) {
 	s := &p.Spec
 	o.checkPodSecurity(s)
 	o.checkNames(s)
+	o.checkGates(p)
 	o.oneOf("spec.restartPolicy", string(s.RestartPolicy), "Always", "OnFailure", "Never")
 	if s.TerminationGracePeriodSeconds != nil && *s.TerminationGracePeriodSeconds < 0 {
 		o.warnAt("spec.terminationGracePeriodSeconds", "negative; 1 second is used")
