@@ -24,7 +24,7 @@ const chunkSize = 64 << 10 // only what is touched of it takes memory
 // room returns n zero bytes, aligned to 8. After it failed, it returns ordinary
 // memory, and err says why nothing in the block may be used.
 func (b *block) room(n int) []byte {
-	n = max(n+7&^7, 8)
+	n = max((n+7)&^7, 8)
 	if len(b.chunks) == 0 || b.used+n > len(b.chunks[len(b.chunks)-1]) {
 		chunk, err := unix.Mmap(-1, 0, max(n, chunkSize), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS)
 		if err != nil {

@@ -16,7 +16,7 @@ func TestABlockHoldsWhatOfAnySizeWasPut(t *testing.T) {
 	var b block
 	defer b.free()
 	var at []uintptr
-	sizes := []int{0, 1, 7, 8, 9, chunkSize - 8, chunkSize, chunkSize + 1, 3, 1 << 20, 5}
+	sizes := []int{0, 1, 7, 8, 9, 11, 3, chunkSize - 8, chunkSize, chunkSize + 1, 3, 1 << 20, 5}
 	for i, n := range sizes {
 		at = append(at, b.put(bytes.Repeat([]byte{byte(i + 1)}, n)))
 	}
