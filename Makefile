@@ -20,11 +20,14 @@ endif
 # Debian packages: for the demo, and for the tests on top of it.
 DEMO_PACKAGES := ca-certificates
 VM_PACKAGES := busybox-static qemu-system-x86 seabios cpio kmod btrfs-progs e2fsprogs iptables nftables xfsprogs xz-utils
+ARM64_PACKAGES := busybox-static qemu-system-arm cpio kmod e2fsprogs xz-utils
 DEB_PACKAGES := dpkg-dev lintian
 SYSTEMD_PACKAGES := $(DEB_PACKAGES) busybox-static debootstrap
 TEST_PACKAGES := $(DEMO_PACKAGES) btrfs-progs busybox-static e2fsprogs gcc iptables libc6-dev nftables python3-seccomp xfsprogs
+# Debian suites whose cloud kernels make test-vm runs: 6.1, 6.12 and the newest.
+KERNELS ?= bookworm trixie trixie-backports
 
-.PHONY: help run test test-vm test-systemd soak build install uninstall deb share bench fuzz lint check go-ready packages-demo packages-test packages-deb demo-images clean
+.PHONY: help run test test-vm test-arm64 test-systemd soak build install uninstall deb share bench fuzz lint check go-ready packages-demo packages-test packages-deb demo-images clean
 
 help: ## list what make can do
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -44,9 +47,13 @@ test: go-ready packages-test build demo-images ## run every test, kernel tests i
 	@.ci/prometheus $(CACHE)/prometheus
 	@.ci/test
 
-test-vm: go-ready ## run the kernel's tests in a virtual machine: Debian's kernel, cgroup v2
+test-vm: go-ready ## run the kernel's tests in virtual machines: Debian's KERNELS, cgroup v2
 	@.ci/packages $(VM_PACKAGES)
-	@vm/test.sh $(CACHE)/vm
+	@KERNELS="$(KERNELS)" vm/test.sh $(CACHE)/vm
+
+test-arm64: go-ready ## run the arm64 programs in a virtual machine: a smoke test
+	@.ci/packages $(ARM64_PACKAGES)
+	@KERNELS=trixie ARCH=arm64 vm/test.sh $(CACHE)/vm
 
 test-systemd: go-ready ## install the package under Debian's systemd, and restart, kill and hang the agent there
 	@.ci/packages $(SYSTEMD_PACKAGES)
@@ -65,7 +72,7 @@ fuzz: go-ready ## fuzz every parser for a minute each
 
 lint: go-ready ## gofmt and go vet
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo "run gofmt -w on these files"; exit 1; }
-	@$(GO) vet ./...
+	@$(GO) vet -tags vm ./...
 
 check: lint test ## what to run before sending a change
 

@@ -1,127 +1,145 @@
 #!/usr/bin/env bash
-# Runs the tests on the real kernel in a virtual machine with Debian's cloud
-# kernel, cgroup v2 and a shared root mount, under software emulation.
-# Usage: vm/test.sh CACHE [PACKAGE [TEST-REGEXP]]
-# The kernel is the package linux-image-*-cloud-amd64 that lies in CACHE, or else
-# the one that apt-get downloads there.
+# Runs the tests on the real kernel in virtual machines with Debian's cloud
+# kernels, cgroup v2 and a shared root mount, under software emulation.
+# Usage: [KERNELS=SUITES] [ARCH=ARCH] vm/test.sh CACHE [PACKAGE [TEST-REGEXP]]
+#   KERNELS  Debian suites whose kernels to run, one after the other: bookworm
+#            (6.1, the default), trixie (6.12), trixie-backports, ...
+#   ARCH     amd64, the default, or arm64: a smoke test of that machine's programs
+# The tests are compiled with the build tag vm: what needs something that only
+# these machines have, such as every capability or an LSM, belongs into a file with
+#   //go:build linux && vm
+# Nothing may be skipped: a skipped test fails the run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cache=$(mkdir -p "$1" && cd "$1" && pwd)
 only=${2:-}
 run=${3:-}
-tree=$cache/tree
-# Package, seconds it may take, flags. What is left out needs cgroup v1, which
-# the other tests run on, a Go toolchain, or the speed of a real machine.
+arch=${ARCH:-amd64}
+kernels=${KERNELS:-bookworm}
+# Machine, package, seconds it may take on a busy host, flags. The two machines run
+# at once and have one processor each. What is left out needs cgroup v1, which the
+# other tests run on, a Go toolchain, or the speed of a real machine.
 packages='
-sandbox/cgroup 300
-sandbox/stage 60
-sandbox/pause 60
-sandbox/network 300
-sandbox 400 -test.skip=TestCgroupV1|TestTheSmallestLimits|TestHogAndForkBomb|TestPauseProgramIsSmallAndImports|TestThousandExecs
-volumes 200
-images 600 -test.short
-pod/native 200
-e2e 900 -test.short -test.run=TestScripts|TestDirectories|TestHostWith|TestTooFew|TestMountsOn|TestAgentIn|TestTimedOut
+1 doctor 300
+1 sandbox/cgroup 600
+1 sandbox/stage 300
+1 sandbox/pause 300
+1 sandbox/network 900
+1 sandbox 900 -test.skip=TestCgroupV1|TestTheSmallestLimits|TestHogAndForkBomb|TestPauseProgramIsSmallAndImports|TestThousandExecs|TestASandboxEndsInAStorm
+1 volumes 600
+2 images 1200 -test.short
+1 pod/native 600
+2 e2e 1500 -test.short -test.run=TestScripts|TestDirectories|TestHostWith|TestTooFew|TestMountsOn|TestAgentIn|TestTimedOut
 '
-
-if ! ls "$cache"/linux-image-*-cloud-amd64_*.deb >/dev/null 2>&1; then
-  echo "fetching Debian's cloud kernel"
-  name=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: \(linux-image-.*\)/\1/p' | head -1)
-  if [ -z "$name" ] || ! (cd "$cache" && apt-get download -qq "$name" 2>/dev/null); then
-    echo "cannot download the package linux-image-cloud-amd64: run apt-get update, and make test-vm again." >&2
-    exit 1
-  fi
+if [ "$arch" = arm64 ]; then
+  packages='
+1 sandbox/stage 300
+1 sandbox 600 -test.run=TestExecOutput|TestContainerRuns|TestExitBySignal|TestCommandsThat|TestExecTimeout|TestSeccomp|TestCapabilities
+1 e2e 900 -test.short -test.run=TestScripts/^one-pod$
+'
 fi
-if ! ls "$cache"/kernel/boot/vmlinuz-* >/dev/null 2>&1; then
-  rm -rf "$cache/kernel"
-  dpkg-deb -x "$cache"/linux-image-*-cloud-amd64_*.deb "$cache/kernel"
-fi
-kernel=$(ls "$cache"/kernel/boot/vmlinuz-*)
-version=${kernel##*/vmlinuz-}
 
-echo "building the tests for Linux $version"
-rm -rf "$tree"
-mkdir -p "$tree"/{bin,etc,podd/bin,podd/src,usr/bin,usr/sbin,lib/modules}
+echo "building the tests for $arch"
+tree=$cache/tree   # the root file system
+tests=$cache/tests # /podd, on a disk of its own
+rm -rf "$tree" "$tests"
+mkdir -p "$tree"/{bin,sbin,etc,podd,usr/bin,usr/sbin,lib/modules} "$tests"/{bin,src}
 export CGO_ENABLED=0
-go build -trimpath -ldflags '-s -w' -o "$tree/podd/bin/" ./cmd/podd ./cmd/podd-pause ./sandbox/testdata/euid
-: >"$tree/podd/list"
-while read -r pkg limit flags; do
+GOARCH=$arch go build -trimpath -ldflags '-s -w' -o "$tests/bin/" ./cmd/podd ./cmd/podd-pause ./sandbox/testdata/euid
+while read -r machine pkg limit flags; do
   [ -n "$pkg" ] || continue
   [ -z "$only" ] || [ "$only" = "$pkg" ] || continue
-  dir=$tree/podd/src/$pkg
-  mkdir -p "$dir"
-  go test -c -ldflags '-s -w' -o "$dir/package.test" "./$pkg"
-  [ ! -d "$pkg/testdata" ] || cp -a "$pkg/testdata" "$dir/"
+  [ -z "$only" ] || machine=1
   [ -z "$run" ] || flags="-test.run=$run"
-  echo "$pkg $limit $flags" >>"$tree/podd/list"
+  echo "$pkg $limit $flags" >>"$tests/list.$machine"
+  dir=$tests/src/$pkg
+  [ ! -e "$dir/package.test" ] || continue
+  mkdir -p "$dir"
+  GOARCH=$arch go test -c -tags vm -ldflags '-s -w' -o "$dir/package.test" "./$pkg"
+  [ ! -d "$pkg/testdata" ] || cp -a "$pkg/testdata" "$dir/"
 done <<<"$packages"
-cp -a manifests "$tree/podd/src/"
+machines=$(ls "$tests" | sed -n 's/^list\.//p')
+[ -n "$machines" ] || { echo "vm/test.sh does not run the package $only." >&2; exit 1; }
+wanted=$(cat "$tests"/list.* | wc -l)
+cp -a manifests "$tests/src/"
 
 # The machine's programs: busybox, and where tests compare with them, GNU's.
-cp "$(command -v busybox)" "$tree/bin/busybox"
-for applet in $(busybox --list); do
-  [ "$applet" = busybox ] || ln -sf /bin/busybox "$tree/bin/$applet"
-done
-for program in bash tar stat dd cp find ps nft mkfs.{ext4,xfs,btrfs} ip{,6}tables-{nft,legacy}{,-restore,-save}; do
-  path=$(command -v $program || ls /usr/sbin/$program 2>/dev/null) || continue
-  rm -f "$tree/bin/$program"
-  cp -L "$path" "$tree/bin/$program"
-  ldd "$path" 2>/dev/null | grep -o '/[^ ]*' | while read -r lib; do
-    mkdir -p "$tree$(dirname "$lib")"
-    cp -L "$lib" "$tree$lib"
+programs() {
+  cp "$busybox" "$tree/bin/busybox"
+  for applet in $(busybox --list); do
+    [ "$applet" = busybox ] || ln -sf /bin/busybox "$tree/bin/$applet"
   done
-done
-for plugins in /usr/lib/*/xtables; do # of iptables
-  [ ! -d "$plugins" ] || { mkdir -p "$tree$plugins" && cp -L "$plugins"/* "$tree$plugins/"; }
-done
-ln -sf /bin/busybox "$tree/usr/sbin/modprobe"
-mkdir -p "$tree/sbin" && ln -sf /bin/busybox "$tree/sbin/modprobe"
+  ln -sf /bin/busybox "$tree/sbin/modprobe"
+  ln -sf /bin/busybox "$tree/usr/sbin/modprobe"
+  [ "$arch" = "$here" ] || return 0
+  for program in bash tar stat dd cp find ps nft mkfs.{ext4,xfs,btrfs} ip{,6}tables-{nft,legacy}{,-restore,-save}; do
+    path=$(command -v $program || ls /usr/sbin/$program 2>/dev/null) || continue
+    rm -f "$tree/bin/$program"
+    cp -L "$path" "$tree/bin/$program"
+    ldd "$path" 2>/dev/null | grep -o '/[^ ]*' | while read -r lib; do
+      mkdir -p "$tree$(dirname "$lib")"
+      cp -L "$lib" "$tree$lib"
+    done
+  done
+  for plugins in /usr/lib/*/xtables; do # of iptables
+    [ ! -d "$plugins" ] || { mkdir -p "$tree$plugins" && cp -L "$plugins"/* "$tree$plugins/"; }
+  done
+}
+here=$(dpkg --print-architecture)
+busybox=$(command -v busybox)
+[ "$arch" = "$here" ] || busybox=$(vm/kernel.sh "$cache" "${kernels%% *}" "$arch")/busybox
+programs
 printf 'root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n' >"$tree/etc/passwd"
 printf 'root:x:0:\nnogroup:x:65534:\n' >"$tree/etc/group"
 printf '127.0.0.1 localhost vm\n' >"$tree/etc/hosts"
 printf 'nameserver 192.0.2.53\n' >"$tree/etc/resolv.conf"
+printf 'icmp 1 ICMP\ntcp 6 TCP\nudp 17 UDP\nipv6-icmp 58 IPv6-ICMP\n' >"$tree/etc/protocols" # nft's words
 install -m 0755 vm/init "$tree/init"
-modules=lib/modules/$version
-from=$cache/kernel/$modules
-[ -d "$from" ] || from=$cache/kernel/usr/$modules
-mkdir -p "$tree/$modules"
-for part in kernel/net kernel/lib kernel/crypto kernel/arch kernel/fs/overlayfs kernel/fs/xfs kernel/fs/btrfs kernel/drivers/block/loop.ko kernel/drivers/net/veth.ko kernel/drivers/net/dummy.ko \
-  kernel/drivers/virtio kernel/drivers/block/virtio_blk.ko; do
-  found=$(ls -d "$from/$part"*) || continue # perhaps .ko.xz
-  mkdir -p "$tree/$modules/$(dirname $part)"
-  cp -a $found "$tree/$modules/$(dirname $part)/"
-done
-cp "$from"/modules.{order,builtin,builtin.modinfo} "$tree/$modules/"
-find "$tree/$modules" -name '*.ko.xz' -exec xz -d {} +
-depmod -b "$tree" "$version"
-(cd "$tree" && find . | cpio -o -H newc --quiet) | gzip -1 >"$cache/initramfs.gz"
+(cd "$tree" && find . | cpio -o -H newc --quiet) >"$cache/root.cpio"
 
-rm -f "$cache/disk"
-truncate -s 8G "$cache/disk"
-mkfs.ext4 -q "$cache/disk"
+disk() { rm -f "$1" && truncate -s "$2" "$1" && mkfs.ext4 -q "${@:3}" "$1"; }
+disk "$cache/tests.disk" 2G -O ^has_journal -d "$tests"
 
-echo "starting the machine"
-log=$cache/console.log
-: >"$log"
-begin=$SECONDS
-timeout 3000 qemu-system-x86_64 -accel tcg,thread=multi -cpu qemu64 -smp 2 -m 4096 -nographic -no-reboot \
-  -drive "file=$cache/disk,format=raw,if=virtio,cache=unsafe" \
-  -kernel "$kernel" -initrd "$cache/initramfs.gz" -append "console=ttyS0 quiet panic=-1 random.trust_cpu=on" </dev/null 2>&1 |
-  stdbuf -o0 tr -d '\r' | tee "$log" | sed -u -n \
+# machine runs list.$1 on the kernel in $2 and tells what comes of it.
+machine() {
+  local log=$cache/console.$1 cpus=1 qemu=() tty
+  [ "$machines" != 1 ] || cpus=2
+  disk "$cache/disk.$1" 8G
+  case $arch in
+  amd64) qemu=(qemu-system-x86_64 -accel tcg,thread=multi -cpu qemu64) tty="ttyS0 no_timer_check" ;; # on a busy machine its timer seems to fail
+  arm64) qemu=(qemu-system-aarch64 -accel tcg,thread=multi -machine virt -cpu cortex-a57) tty=ttyAMA0 ;;
+  esac
+  : >"$log"
+  timeout 3600 "${qemu[@]}" -smp $cpus -m 4096 -nographic -no-reboot -net none \
+    -drive "file=$cache/disk.$1,format=raw,if=virtio,cache=unsafe" \
+    -drive "file=$cache/tests.disk,format=raw,if=virtio,readonly=on" \
+    -kernel "$2/vmlinuz" -initrd "$cache/initramfs" \
+    -append "console=$tty quiet panic=-1 random.trust_cpu=on podd.list=$1" </dev/null 2>&1 |
+    stdbuf -o0 tr -d '\r' | tee "$log" | sed -u -n \
     -e 's/^podd-vm output \(.*\)/    \1/p' \
-    -e 's/^podd-vm kernel \(.*\)/Linux \1, cgroup v2/p' \
     -e 's/^podd-vm no-module \(.*\)/module \1 is missing/p' \
     -e 's/^podd-vm result \([^ ]*\) 0 \([0-9]*\) 0 \([0-9]*\)$/ok    \1: \2 passed in \3 s/p' \
     -e 's/^podd-vm result \([^ ]*\) \([0-9]*\) \([0-9]*\) \([0-9]*\) \([0-9]*\)$/done  \1: exit code \2, \3 passed, \4 skipped in \5 s/p' || true
-echo "$((SECONDS - begin)) s"
-if ! grep -q '^podd-vm end' "$log"; then
-  tail -n 30 "$log" >&2
-  echo "the machine did not come to its end; its console is in $log." >&2
-  exit 1
-fi
-good=$(grep -c '^podd-vm result [^ ]* 0 [1-9][0-9]* 0 ' "$log" || true)
-wanted=$(wc -l <"$tree/podd/list")
-if [ "$wanted" = 0 ] || [ "$good" != "$wanted" ]; then
-  echo "$good of $wanted packages passed without a skipped test." >&2
-  exit 1
-fi
+  grep -q '^podd-vm end' "$log" || {
+    tail -n 30 "$log" >&2
+    echo "the machine did not come to its end; its console is in $log." >&2
+  }
+}
+
+failed=
+for suite in $kernels; do
+  kernel=$(vm/kernel.sh "$cache" "$suite" "$arch")
+  cat "$cache/root.cpio" "$kernel/modules.cpio" >"$cache/initramfs"
+  echo "Linux $(cat "$kernel/version") of Debian $suite, cgroup v2"
+  begin=$SECONDS
+  for m in $machines; do machine "$m" "$kernel" & done
+  wait
+  for m in $machines; do cat "$cache/console.$m"; done | awk -v wanted="$wanted" -v seconds=$((SECONDS - begin)) '
+    /^podd-vm result / { tests += $5; good += $4 == 0 && $5 > 0 && $6 == 0 }
+    END {
+      printf "%d of %d packages passed without a skipped test: %d tests in %d s\n", good, wanted, tests, seconds
+      exit good != wanted
+    }' || failed="$failed $suite"
+done
+rm -f "$cache"/disk.* "$cache/initramfs"
+[ -z "$failed" ] || { echo "failed on the kernel of:$failed" >&2; exit 1; }
