@@ -209,7 +209,7 @@ func fuzzFact(o Observed, b int, name string, now At) Fact {
 	kinds := []ProbeKind{StartupProbe, LivenessProbe, ReadinessProbe}
 	facts := []Fact{
 		Inspected{At: now}, VolumesFailed{now, "v", "m"}, VolumesReady{now}, SandboxFailed{now, o.Sandbox.ID, "NodePorts", "m"},
-		SandboxUp{At: now, ID: o.Sandbox.ID, Attempt: o.Sandbox.Attempt}, ImageFailed{now, name, "i", "ErrImagePull", "m"},
+		SandboxUp{At: now, ID: o.Sandbox.ID, Attempt: o.Sandbox.Attempt}, ImageFailed{now, name, "i", b%2 == 0, "ErrImagePull", "m"},
 		ImageReady{At: now, Container: name}, ContainerStartFailed{now, name, id, 0, "RunContainerError", "m", 128},
 		ContainerStarted{now, name, id, c.Attempt, 1}, ContainerExited{At: now, Container: name, ID: id, ExitCode: b % 2},
 		ProbeResult{At: now, Container: name, ID: id, Kind: kinds[b%3], Verdict: VerdictSuccess, Outcome: ProbeSucceeded},
@@ -249,5 +249,23 @@ func TestWhatOldAttemptsLeftIsForgottenAlsoAfterTheirSandbox(t *testing.T) {
 	o = Apply(o, Inspected{At: At{at(5)}})
 	if plan := Decide(Desired{Pod: webPod()}, o, at(5)); !slices.Contains(plan.Actions, Action(ForgetContainer{"app", "c0", 0})) {
 		t.Errorf("got %s; want c0 forgotten", names(plan))
+	}
+}
+
+// The image of a volume has another name than the container's own, for which the
+// answer is awaited.
+func TestImageOfAVolumeThatFailsIsAnAnswer(t *testing.T) {
+	now := At{time.Unix(1e9, 0)}
+	o := Apply(Observed{}, Begun{At: now, Action: EnsureImage{Container: "app", Image: "app:1"}})
+	for _, f := range []ImageFailed{
+		{At: now, Container: "app", Image: "data:1", Volume: true, Reason: "ErrImageNeverPull"},
+		{At: now, Container: "app", Image: "app:1", Reason: "ErrImageNeverPull"},
+	} {
+		if i := Apply(o, f).Containers["app"].Image; i.Busy || i.Retry.Reason != "ErrImageNeverPull" {
+			t.Errorf("after %+v: %+v", f, i)
+		}
+	}
+	if i := Apply(o, ImageFailed{At: now, Container: "app", Image: "app:0"}).Containers["app"].Image; !i.Busy {
+		t.Errorf("an answer about a former image is taken: %+v", i)
 	}
 }

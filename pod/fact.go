@@ -119,9 +119,11 @@ type ImageReady struct {
 type ImageFailed struct {
 	At
 	Container string
-	Image     string
-	Reason    string // ErrImagePull, ErrImageNeverPull, InvalidImageName, …
-	Message   string
+	Image     string // what could not be had
+	// Volume says that Image is one that the container mounts, not its own.
+	Volume  bool
+	Reason  string // ErrImagePull, ErrImageNeverPull, InvalidImageName, …
+	Message string
 }
 
 // ContainerStarted says that the attempt's main process runs.
@@ -296,7 +298,11 @@ func apply(o Observed, f Fact) Observed {
 		c.Image = Image{Ready: true, Wanted: f.Image, Ref: f.ImageRef, ID: f.ImageID}
 		return o.with(f.Container, c)
 	case ImageFailed:
-		return imageFailed(o, f.Container, f.Image, now, f.Reason, f.Message)
+		image := f.Image
+		if f.Volume {
+			image = o.Containers[f.Container].Image.Wanted
+		}
+		return imageFailed(o, f.Container, image, now, f.Reason, f.Message)
 	case ContainerStarted:
 		if c := o.Containers[f.Container]; c.Starting != nil && c.Starting.ID == f.ID {
 			c = c.attempted(*c.Starting, o.Sandbox.ID, now)

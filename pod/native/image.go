@@ -21,7 +21,8 @@ func (r *Runtime) ensureImage(ctx context.Context, t pod.Target, a pod.EnsureIma
 	secrets := pullSecrets(t, report)
 	for _, v := range imageVolumes(t.Pod, containerOf(t.Pod, a.Container)) {
 		if err := r.ensureVolumeImage(ctx, v, secrets, report); err != nil {
-			imageFailed(ctx, a.Container, v.Image.Reference, err, report)
+			failed := pod.ImageFailed{Container: a.Container, Image: v.Image.Reference, Volume: true}
+			imageFailed(ctx, failed, err, report)
 			return
 		}
 	}
@@ -41,7 +42,7 @@ func (r *Runtime) ensureImage(ctx context.Context, t pod.Target, a pod.EnsureIma
 		})
 		return
 	}
-	imageFailed(ctx, a.Container, a.Image, err, report)
+	imageFailed(ctx, pod.ImageFailed{Container: a.Container, Image: a.Image}, err, report)
 }
 
 // pullSecrets are docker's configurations in the Secrets that the pod names for
@@ -95,11 +96,11 @@ func imageVolumes(p *v1.Pod, c *v1.Container) []v1.Volume {
 }
 
 // imageFailed reports why an image that a container needs is not there.
-func imageFailed(ctx context.Context, container, image string, err error, report func(pod.Fact)) {
+func imageFailed(ctx context.Context, failed pod.ImageFailed, err error, report func(pod.Fact)) {
 	if ctx.Err() != nil {
 		return
 	}
-	failed := pod.ImageFailed{At: now(), Container: container, Image: image, Reason: "ErrImagePull", Message: err.Error()}
+	failed.At, failed.Reason, failed.Message = now(), "ErrImagePull", err.Error()
 	var e *images.EnsureError
 	if errors.As(err, &e) {
 		failed.Reason = e.Reason
