@@ -27,12 +27,15 @@ func Ensure(ctx context.Context, p Pod, v v1.Volume) error {
 	if HoldsFiles(v) {
 		return ensureFiles(ctx, p, v)
 	}
+	v = plain(v)
 	var err error
 	switch {
 	case v.EmptyDir != nil:
 		err = ensureEmptyDir(ctx, p, v)
 	case v.Image != nil:
 		err = ensureImageDir(p, v)
+	case v.NFS != nil:
+		err = ensureNFS(ctx, p, v)
 	default:
 		err = ensureHostPath(v.HostPath)
 	}
@@ -48,8 +51,13 @@ func Present(p Pod, v v1.Volume) bool {
 	if check(p, v) != nil {
 		return false
 	}
-	if v.Image != nil {
+	v = plain(v)
+	switch {
+	case v.Image != nil:
 		return true // mounted when a container needs it
+	case v.NFS != nil:
+		mounted, err := isMounted(nfsPath(p, v)) // its server may not answer
+		return mounted && err == nil
 	}
 	root, err := openVolume(p, v)
 	if err != nil {
@@ -68,6 +76,8 @@ func openVolume(p Pod, v v1.Volume) (*os.File, error) {
 		return openEmptyDir(p, v)
 	case v.Image != nil:
 		return openImage(p, v)
+	case v.NFS != nil:
+		return openNFS(p, v)
 	default:
 		return openHostPath(v.HostPath)
 	}

@@ -24,7 +24,10 @@ func Remove(ctx context.Context, p Pod) error {
 	if p.Dir == "" || p.Dir[0] != '/' {
 		return fmt.Errorf("cannot remove the volumes of pod %s: pod directory %q is not an absolute path", p.UID, p.Dir)
 	}
-	err := detachBelow(ctx, p.Dir, "volumes", "shm")
+	err := detachNFS(p.Dir)
+	if err == nil {
+		err = detachBelow(ctx, p.Dir, "volumes", "shm")
+	}
 	if err == nil {
 		err = errors.Join(deleteTree(ctx, p.Dir, "volumes"), deleteTree(ctx, p.Dir, "shm"))
 	}

@@ -27,6 +27,7 @@ func Tree(ctx context.Context, p Pod, v v1.Volume, m v1.VolumeMount, subPath str
 	if err := check(p, v); err != nil {
 		return nil, err
 	}
+	v = plain(v)
 	tree, err := tree(p, v, m, subPath)
 	if err != nil {
 		return nil, fmt.Errorf("cannot mount volume %q at %s: %w", v.Name, m.MountPath, err)
@@ -83,7 +84,7 @@ func tree(p Pod, v v1.Volume, m v1.VolumeMount, subPath string) (*os.File, error
 	copied := os.NewFile(uintptr(fd), source.Name())
 	// Nobody can see the copy yet, so between the two calls nothing leaks.
 	err = setattr(copied, unix.AT_RECURSIVE, unix.MountAttr{Propagation: propagation})
-	if err == nil && (m.ReadOnly || v.Image != nil || HoldsFiles(v)) {
+	if err == nil && (m.ReadOnly || v.Image != nil || HoldsFiles(v) || v.NFS != nil && v.NFS.ReadOnly) {
 		flags := uint(0)
 		if m.RecursiveReadOnly != nil && *m.RecursiveReadOnly != v1.RecursiveReadOnlyDisabled {
 			flags = unix.AT_RECURSIVE

@@ -18,6 +18,7 @@ func Measure(ctx context.Context, p Pod, v v1.Volume) (Usage, error) {
 	if err := check(p, v); err != nil {
 		return Usage{}, err
 	}
+	v = plain(v)
 	if v.EmptyDir == nil {
 		return Usage{}, ErrNotMeasured
 	}

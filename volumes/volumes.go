@@ -56,7 +56,7 @@ type Usage struct {
 
 // Kinds lists the field names of the volume kinds that are served, sorted.
 func Kinds() []string {
-	return []string{"configMap", "downwardAPI", "emptyDir", "hostPath", "image", "projected", "secret"}
+	return []string{"configMap", "downwardAPI", "emptyDir", "ephemeral", "hostPath", "image", "nfs", "projected", "secret"}
 }
 
 // kindOf returns the field name of the source that v has, "" without one.
@@ -69,6 +69,15 @@ func kindOf(v v1.Volume) string {
 		}
 	}
 	return ""
+}
+
+// plain returns the volume with a generic ephemeral source as the emptyDir on
+// disk that it is here: a directory that comes and goes with the pod.
+func plain(v v1.Volume) v1.Volume {
+	if v.Ephemeral != nil {
+		v.VolumeSource = v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{}}
+	}
+	return v
 }
 
 // check refuses what never may become a path or reach a kind.

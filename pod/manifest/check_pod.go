@@ -407,6 +407,17 @@ func (o *object) checkVolumes(spec *v1.PodSpec) map[string]string {
 			o.oneOf(at+".hostPath.type", string(*h.Type), "", "DirectoryOrCreate", "Directory", "FileOrCreate", "File",
 				"Socket", "CharDevice", "BlockDevice")
 		}
+		if e := v.Ephemeral; e != nil {
+			o.checkEphemeral(at+".ephemeral.volumeClaimTemplate", e.VolumeClaimTemplate)
+		}
+		if n := v.NFS; n != nil {
+			if n.Server == "" || strings.ContainsAny(n.Server, " \t\n/") {
+				o.bad(at+".nfs.server", "a host name or an IP address")
+			}
+			if !path.IsAbs(n.Path) {
+				o.bad(at+".nfs.path", "an absolute path")
+			}
+		}
 		if i := v.Image; i != nil {
 			o.image(at+".image.reference", i.Reference)
 			o.oneOf(at+".image.pullPolicy", string(i.PullPolicy), "Always", "IfNotPresent", "Never")
@@ -423,6 +434,29 @@ func (o *object) checkVolumes(spec *v1.PodSpec) map[string]string {
 		}
 	}
 	return first
+}
+
+func (o *object) checkEphemeral(at string, t *v1.PersistentVolumeClaimTemplate) {
+	if t == nil {
+		o.bad(at, "what a claim has")
+		return
+	}
+	if len(t.Spec.AccessModes) == 0 {
+		o.bad(at+".spec.accessModes", "a list of access modes")
+	}
+	for i, mode := range t.Spec.AccessModes {
+		o.oneOf(item(at+".spec.accessModes", i), string(mode), "ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod")
+	}
+	storage, given := t.Spec.Resources.Requests[v1.ResourceStorage]
+	switch {
+	case !given:
+		o.say(at+".spec.resources.requests", "expected storage: a size; found none")
+	case storage.Sign() <= 0:
+		o.bad(at+".spec.resources.requests.storage", "a size above 0")
+	}
+	if m := t.Spec.VolumeMode; m != nil {
+		o.oneOf(at+".spec.volumeMode", string(*m), "Filesystem")
+	}
 }
 
 // kindsOf lists the field names of the kinds that are given.
