@@ -59,7 +59,6 @@ type fakeContainer struct {
 	image     string
 	resources v1.ResourceRequirements
 	gone      chan struct{} // closed by its exit
-	hooks     map[pod.HookKind]bool
 	killed    *time.Timer
 	killAt    time.Time
 }
@@ -88,7 +87,6 @@ func NewFake() *Fake {
 		lives:   map[string]life{},
 		deaf:    map[string]bool{},
 		seen:    map[string]bool{},
-		hooks:   map[string]int{},
 		nextIP:  netip.MustParseAddr("10.244.0.5"),
 	}
 }
@@ -494,8 +492,8 @@ func (f *Fake) Perform(ctx context.Context, t pod.Target, a pod.Action, report f
 	}
 }
 
-// runHook runs a hook until it is over, the container exits or ctx ends. A
-// command runs once, however often it is asked for; sleeps take their time.
+// runHook runs a hook until it is over, the container exits or ctx ends. Sleeps
+// take their time, commands none.
 func (f *Fake) runHook(ctx context.Context, t pod.Target, a pod.RunHook, report func(pod.Fact)) {
 	f.mu.Lock()
 	i := slices.IndexFunc(f.pod(t.UID).containers, func(c *fakeContainer) bool { return c.ID == a.ID })
@@ -504,10 +502,6 @@ func (f *Fake) runHook(ctx context.Context, t pod.Target, a pod.RunHook, report 
 		return
 	}
 	c := f.pod(t.UID).containers[i]
-	if !c.hooks[a.Kind] {
-		f.hooks[a.Container+" "+string(a.Kind)]++
-	}
-	c.hooks[a.Kind] = true
 	f.mu.Unlock()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -552,13 +546,6 @@ func sleepOf(p *v1.Pod, a pod.RunHook) time.Duration {
 		}
 	}
 	return 0
-}
-
-// Hooks counts how many attempts of a container had a hook run.
-func (f *Fake) Hooks(container string, kind pod.HookKind) int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.hooks[container+" "+string(kind)]
 }
 
 // wait holds an action up if it is to be held, and says whether it goes on.
@@ -782,7 +769,7 @@ func (f *Fake) start(at pod.At, t pod.Target, p *fakePod, a pod.StartContainer) 
 	if len(command) > 0 && strings.HasPrefix(command[0], "/no/such/") {
 		return startFailed(at, a, failure{"RunContainerError", "exec: " + command[0] + ": no such file or directory"})
 	}
-	c := &fakeContainer{gone: make(chan struct{}), hooks: map[pod.HookKind]bool{}, FoundContainer: pod.FoundContainer{
+	c := &fakeContainer{gone: make(chan struct{}), FoundContainer: pod.FoundContainer{
 		Container: a.Container, ID: a.ID, Attempt: a.Attempt, Pid: 1000 + len(p.containers), StartedAt: at.Time,
 	}}
 	for _, want := range slices.Concat(t.Pod.Spec.InitContainers, t.Pod.Spec.Containers) {
