@@ -36,7 +36,6 @@ type Fake struct {
 	lives   map[string]life
 	deaf    map[string]bool
 	seen    map[string]bool // causes that are gone and can be seen to be
-	hooks   map[string]int  // attempts that a hook was run of
 	starts  int
 	probing time.Duration // zero: only the test reports
 	nextIP  netip.Addr
