@@ -290,6 +290,11 @@ func hear(f *os.File) (b []byte, fds []int, err error) {
 	n, oobn := 0, 0
 	rerr := rc.Read(func(fd uintptr) bool {
 		n, oobn, _, _, err = unix.Recvmsg(int(fd), buf, oob, unix.MSG_CMSG_CLOEXEC)
+		if err == unix.ECONNRESET {
+			// The stage ended before it read what was said to it. The kernel tells
+			// that first, and once; what the stage said before is still there.
+			n, oobn, _, _, err = unix.Recvmsg(int(fd), buf, oob, unix.MSG_CMSG_CLOEXEC)
+		}
 		return err != unix.EAGAIN && err != unix.EINTR
 	})
 	if rerr != nil {
