@@ -8,13 +8,15 @@
 # The tests are compiled with the build tag vm: what needs something that only
 # these machines have, such as every capability or an LSM, belongs into a file with
 #   //go:build linux && vm
-# Nothing may be skipped: a skipped test fails the run.
+# Nothing may be skipped: a skipped test fails the run. The tests of nfs volumes are
+# compiled where an NFS server's programs are: installing them here would start one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cache=$(mkdir -p "$1" && cd "$1" && pwd)
 only=${2:-}
 run=${3:-}
 arch=${ARCH:-amd64}
+here=$(dpkg --print-architecture)
 kernels=${KERNELS:-bookworm}
 # Machine, package, seconds it may take on a busy host, flags. The two machines run
 # at once and have one processor each. What is left out needs cgroup v1, which the
@@ -45,6 +47,14 @@ tests=$cache/tests # /podd, on a disk of its own
 rm -rf "$tree" "$tests"
 mkdir -p "$tree"/{bin,sbin,etc,podd,usr/bin,usr/sbin,lib/modules} "$tests"/{bin,src}
 export CGO_ENABLED=0
+tags=vm
+nfs=(sbin/mount.nfs sbin/exportfs sbin/rpc.nfsd sbin/rpc.mountd)
+if [ "$arch" = "$here" ] && (cd /usr && ls "${nfs[@]}") >/dev/null 2>&1; then
+  tags=vm,nfs
+else
+  nfs=()
+  echo "nfs volumes are not tested: nfs-kernel-server is not installed here"
+fi
 GOARCH=$arch go build -trimpath -ldflags '-s -w' -o "$tests/bin/" ./cmd/podd ./cmd/podd-pause ./sandbox/testdata/euid
 while read -r machine pkg limit flags; do
   [ -n "$pkg" ] || continue
@@ -55,13 +65,21 @@ while read -r machine pkg limit flags; do
   dir=$tests/src/$pkg
   [ ! -e "$dir/package.test" ] || continue
   mkdir -p "$dir"
-  GOARCH=$arch go test -c -tags vm -ldflags '-s -w' -o "$dir/package.test" "./$pkg"
+  GOARCH=$arch go test -c -tags $tags -ldflags '-s -w' -o "$dir/package.test" "./$pkg"
   [ ! -d "$pkg/testdata" ] || cp -a "$pkg/testdata" "$dir/"
 done <<<"$packages"
 machines=$(ls "$tests" | sed -n 's/^list\.//p')
 [ -n "$machines" ] || { echo "vm/test.sh does not run the package $only." >&2; exit 1; }
 wanted=$(cat "$tests"/list.* | wc -l)
 cp -a manifests "$tests/src/"
+
+# libraries copies what a program is linked with.
+libraries() {
+  ldd "$1" 2>/dev/null | grep -o '/[^ ]*' | while read -r lib; do
+    mkdir -p "$tree$(dirname "$lib")"
+    cp -L "$lib" "$tree$lib"
+  done
+}
 
 # The machine's programs: busybox, and where tests compare with them, GNU's.
 programs() {
@@ -76,16 +94,16 @@ programs() {
     path=$(command -v $program || ls /usr/sbin/$program 2>/dev/null) || continue
     rm -f "$tree/bin/$program"
     cp -L "$path" "$tree/bin/$program"
-    ldd "$path" 2>/dev/null | grep -o '/[^ ]*' | while read -r lib; do
-      mkdir -p "$tree$(dirname "$lib")"
-      cp -L "$lib" "$tree$lib"
-    done
+    libraries "$path"
+  done
+  for program in "${nfs[@]}"; do
+    cp -L "/usr/$program" "$tree/$program"
+    libraries "/usr/$program"
   done
   for plugins in /usr/lib/*/xtables; do # of iptables
     [ ! -d "$plugins" ] || { mkdir -p "$tree$plugins" && cp -L "$plugins"/* "$tree$plugins/"; }
   done
 }
-here=$(dpkg --print-architecture)
 busybox=$(command -v busybox)
 [ "$arch" = "$here" ] || busybox=$(vm/kernel.sh "$cache" "${kernels%% *}" "$arch")/busybox
 programs
