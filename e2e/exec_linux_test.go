@@ -36,6 +36,7 @@ const execProfile = `
 // they started and whatever the container's profile is: through a thread of the
 // pause process, and through a stage.
 func TestTimedOutProbesLeaveNothingInAnyProfile(t *testing.T) {
+	t.Parallel()
 	s := tell(t, []string{busyboxImage(t)}, "--strict-probes")
 	must(t, os.MkdirAll(filepath.Join(s.dir, "root/seccomp"), 0o755))
 	must(t, os.WriteFile(filepath.Join(s.dir, "root/seccomp/own.json"), []byte(

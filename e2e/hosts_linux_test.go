@@ -153,6 +153,7 @@ func (s *story) ordinaryLife(layers int, flags ...string) {
 
 // Names that overlayfs, mountinfo, patterns and sockets each have an opinion of.
 func TestDirectoriesOfAnyName(t *testing.T) {
+	t.Parallel()
 	const layers = 10
 	image := layeredImage(t, layers)
 	for _, name := range []string{"with space", `back\slash`, `comma,colon:`, "new\nline", "[a-b]*?{x}", strings.Repeat("long", 60)} {
@@ -166,6 +167,7 @@ func TestDirectoriesOfAnyName(t *testing.T) {
 // The whole of an agent's directories on each file system, and images of as many
 // layers as they have at most.
 func TestDirectoriesOnAnyFileSystem(t *testing.T) {
+	t.Parallel()
 	onAnotherHost(t, func(t *testing.T) {
 		layers := 127
 		if testing.Short() {
@@ -234,6 +236,7 @@ func unmountLater(t testing.TB, dir string) {
 // On a host that hides processes and has the longest name that there is, with
 // few open files and few processes permitted.
 func TestHostWithHiddenProcessesALongNameAndSmallLimits(t *testing.T) {
+	t.Parallel()
 	onAnotherHost(t, func(t *testing.T) {
 		const layers = 10
 		mountOn(t, "proc", "/proc", "proc", 0, "hidepid=2")
@@ -270,6 +273,7 @@ spec:
 
 // Fewer open files than the agent itself needs: it does not start, and says why.
 func TestTooFewOpenFilesAreRefused(t *testing.T) {
+	t.Parallel()
 	onAnotherHost(t, func(t *testing.T) {
 		w, err := newWorld(t.TempDir())
 		must(t, err)

@@ -97,6 +97,7 @@ func (s *teller) listen(began time.Time) (all func() []told) {
 // A whole life on the real kernel: what starts, is probed and stops in which
 // order, from the file's appearance until nothing is left. -v prints the table.
 func TestAPodsWholeLife(t *testing.T) {
+	t.Parallel()
 	s := tellWithPipe(t)
 	began := time.Now()
 	heard := s.listen(began)
@@ -219,6 +220,7 @@ type doomed struct {
 // bound, and nothing is left: no process, mount, link, host port, cgroup,
 // directory. The seed is printed; PODD_SEED repeats it.
 func TestPodsAreRemovedAtAnyInstant(t *testing.T) {
+	t.Parallel()
 	kerneltest.Root(t)
 	s := tell(t, []string{busyboxImage(t)})
 	seed := uint64(time.Now().UnixNano())

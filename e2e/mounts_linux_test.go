@@ -90,6 +90,7 @@ func inItsOwnNamespace(f func() error) error {
 // not held by pods, except as mountPropagation says. All on a host whose mounts
 // are shared, beside a service that follows them.
 func TestMountsOnAHostThatSharesThem(t *testing.T) {
+	t.Parallel()
 	onAnotherHost(t, func(t *testing.T) {
 		dir := t.TempDir()
 		service := exec.Command("sleep", "1000")
@@ -232,6 +233,7 @@ spec:
 
 // An agent with PrivateTmp and the like is refused, with the cause.
 func TestAgentInANamespaceThatFollowsIsRefused(t *testing.T) {
+	t.Parallel()
 	onAnotherHost(t, func(t *testing.T) {
 		w, err := newWorld(t.TempDir())
 		must(t, err)

@@ -109,6 +109,7 @@ func inMemoryOf(t *testing.T, pid int, text string) int {
 // What a Secret holds is in its manifest, in the container and in memory, and in
 // no other file, log or answer; when manifest and pod are gone, in no file at all.
 func TestSecretsAreInNoFileButTheirManifest(t *testing.T) {
+	t.Parallel()
 	s := tell(t, []string{busyboxImage(t)}, "-v", "1")
 	text := hidden()
 	s.drop("login", secretManifest(text))
