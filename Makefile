@@ -62,7 +62,7 @@ test-systemd: go-ready ## install the package under Debian's systemd, and restar
 
 soak: go-ready packages-test ## create and delete many pods, and look for what is left; starve others
 	@$(SUDO) env "PATH=$$PATH" PODD_KERNEL_TESTS=require PODD_SOAK_PODS=2000 PODD_STARVE_SECONDS=180 CGO_ENABLED=1 \
-		$(GO) test -timeout 60m -run 'TestNothingIsLeft|TestAStarved|TestStrictProbes' -v ./e2e
+		$(GO) test -tags soak -timeout 60m -run 'TestNothingIsLeft|TestAStarved|TestStrictProbes' -v ./e2e
 
 bench: go-ready packages-test build ## measure, each figure beside its floor
 	@$(SUDO) env "PATH=$$PATH" $(GO) run ./bench
@@ -72,7 +72,7 @@ fuzz: go-ready ## fuzz every parser for a minute each
 
 lint: go-ready ## gofmt and go vet
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo "run gofmt -w on these files"; exit 1; }
-	@$(GO) vet -tags vm ./...
+	@$(GO) vet -tags vm,soak ./...
 
 check: lint test ## what to run before sending a change
 
