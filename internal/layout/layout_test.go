@@ -40,6 +40,8 @@ var allowed = []struct {
 	{"dist", nil, "what is installed beside the programs"},
 	{"metrics", []string{"pod"}, "reads snapshots"},
 	{"api", []string{"pod", "logs"}, "reads snapshots; exec passes through the manager"},
+	{"api/objects", nil, "the store; knows neither HTTP nor kinds"},
+	{"api/rest", []string{"api/objects", "api/discovery", "api/patch", "api/table"}, "HTTP over the store"},
 	{"demo", []string{}, "recipes"},
 	{"cmd/podd-pause", []string{"sandbox/pause", "sandbox/stage"}, "main of the pause process"},
 	{"cmd/podd", []string{"..."}, "wires everybody"},
