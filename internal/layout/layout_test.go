@@ -42,6 +42,8 @@ var allowed = []struct {
 	{"api", []string{"pod", "logs"}, "reads snapshots; exec passes through the manager"},
 	{"api/objects", nil, "the store; knows neither HTTP nor kinds"},
 	{"api/rest", []string{"api/objects", "api/discovery", "api/patch", "api/table"}, "HTTP over the store"},
+	{"api/discovery", nil, "what is served, as data"},
+	{"api/discovery/generate", []string{"api/discovery"}, "cuts the OpenAPI documents to what is served"},
 	{"demo", []string{}, "recipes"},
 	{"cmd/podd-pause", []string{"sandbox/pause", "sandbox/stage"}, "main of the pause process"},
 	{"cmd/podd", []string{"..."}, "wires everybody"},
