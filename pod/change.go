@@ -45,6 +45,12 @@ func (c Difference) None() bool {
 	return len(c.Shown)+len(c.Images)+len(c.Resources)+len(c.Recreate) == 0
 }
 
+// ofSpec says that the spec differs.
+func (c Difference) ofSpec() bool {
+	return len(c.Images)+len(c.Resources)+len(c.Recreate) > 0 ||
+		slices.ContainsFunc(c.Shown, func(f FieldChange) bool { return strings.HasPrefix(f.Path, "spec.") })
+}
+
 // InPlace says that a pod which goes on has something to do.
 func (c Difference) InPlace() bool { return len(c.Images)+len(c.Resources) > 0 && len(c.Recreate) == 0 }
 

@@ -49,6 +49,25 @@ func (s reporter) conditions(status *v1.PodStatus, shown []v1.PodCondition) []v1
 	return all
 }
 
+// ownConditions are the agent's; all others belong to who sets them.
+var ownConditions = []v1.PodConditionType{
+	v1.PodResizePending, v1.PodResizeInProgress, v1.PodReadyToStartContainers, v1.PodInitialized, v1.PodReady,
+	v1.ContainersReady, v1.PodScheduled, v1.AllContainersRestarting,
+}
+
+// setConditions is [Manager.SetConditions] for one pod.
+func (w *worker) setConditions(conditions []v1.PodCondition) error {
+	own := func(c v1.PodCondition) bool { return slices.Contains(ownConditions, c.Type) }
+	all := slices.DeleteFunc(slices.Clone(conditions), own)
+	for _, c := range w.conditions {
+		if own(c) {
+			all = append(all, c)
+		}
+	}
+	w.conditions = all
+	return nil
+}
+
 func condition(all []v1.PodCondition, kind v1.PodConditionType) *v1.PodCondition {
 	for i := range all {
 		if all[i].Type == kind {

@@ -25,21 +25,7 @@ func ephemeralContainers(pod *v1.Pod) []*v1.Container {
 // with the pod. It returns as soon as the pod knows of it; [ErrNotFound] where there
 // is no such pod.
 func (m *Manager) Debug(ctx context.Context, key Key, c v1.EphemeralContainer) error {
-	w, err := m.worker(ctx, key)
-	if err != nil {
-		return err
-	}
-	answers := make(chan error, 1)
-	if !m.order(w, order{debug: &debugOrder{c, answers}}) {
-		return fmt.Errorf("%w: %s", ErrNotFound, key)
-	}
-	return <-answers
-}
-
-// debugOrder asks a worker for an ephemeral container.
-type debugOrder struct {
-	container v1.EphemeralContainer
-	answer    chan<- error
+	return m.ask(ctx, key, func(w *worker) error { return w.addEphemeral(c) })
 }
 
 // addEphemeral takes an ephemeral container into the pod's spec, as Kubernetes
@@ -67,8 +53,20 @@ func (w *worker) addEphemeral(c v1.EphemeralContainer) error {
 	d := w.desired
 	d.Pod = pod.DeepCopy()
 	d.Pod.Spec.EphemeralContainers = append(d.Pod.Spec.EphemeralContainers, c)
+	d.Pod.Generation++
 	w.desired = d
 	return nil
+}
+
+// withAdded returns the ephemeral containers that a pod has, and those of more that
+// it does not have yet.
+func withAdded(has, more []v1.EphemeralContainer) []v1.EphemeralContainer {
+	for _, c := range more {
+		if !slices.ContainsFunc(has, func(h v1.EphemeralContainer) bool { return h.Name == c.Name }) {
+			has = append(slices.Clip(has), c)
+		}
+	}
+	return has
 }
 
 // startEphemeral starts the ephemeral containers of which no start was tried, in

@@ -42,7 +42,11 @@ type Config struct {
 	// NodeName and HostIPs are shown in each status; the main address first.
 	NodeName string
 	HostIPs  []netip.Addr
-	Logger   logr.Logger
+	// Ended hears of each pod that nothing is left of, once it is off the board, and
+	// of each that is wanted deleted and of which nothing exists. It is called from
+	// Run's goroutine and must return at once. Nil: nobody wants to know.
+	Ended  func(Key, types.UID)
+	Logger logr.Logger
 }
 
 func (c *Config) node() Node { return Node{Name: c.NodeName, IPs: c.HostIPs} }
@@ -163,8 +167,12 @@ func (m *Manager) launch(ctx context.Context, w *worker) {
 
 // start runs a new pod: a new UID under a key. kept is why there is another one.
 func (m *Manager) start(ctx context.Context, d Desired, kept Kept) {
+	if d.deleted() != nil {
+		m.tellEnded(d.Key, d.Pod.UID) // before it was ever here
+		return
+	}
 	w := newWorker(&m.config, Record{
-		UID: uuid.NewUUID(), Key: d.Key, Pod: d.Pod, Origin: d.Origin, SpecHash: d.SpecHash,
+		UID: cmp.Or(d.ownUID(), uuid.NewUUID()), Key: d.Key, Pod: d.Pod, Origin: d.Origin, SpecHash: d.SpecHash,
 		Observed: Observed{Since: time.Now(), Kept: kept},
 	})
 	w.setDesired(d) // a record has no sources
@@ -205,8 +213,13 @@ func (m *Manager) want(ctx context.Context, d Desired) {
 	switch {
 	case !found:
 		m.start(ctx, d, Kept{})
+	case d.ownUID() != "" && s.worker != nil && d.ownUID() == s.worker.uid:
+		m.wantSame(s, d)
 	case s.ending:
 		s.next = &d
+	case d.ownUID() != "" && s.worker != nil:
+		s.next = &d
+		m.remove(s) // another one of the same name
 	case unchanged(s.want, d):
 	case len(m.compare(s.want, d).Recreate) > 0:
 		s.next = &d
@@ -217,11 +230,56 @@ func (m *Manager) want(ctx context.Context, d Desired) {
 	}
 }
 
+// wantSame brings a pod that has its UID from the API to what is wanted of it now:
+// it never becomes another one.
+func (m *Manager) wantSame(s *slot, d Desired) {
+	s.next = nil
+	if !unchanged(s.want, d) {
+		s.want = d
+		m.order(s.worker, order{desired: &d})
+	}
+	deadline := d.deleted()
+	switch {
+	case deadline == nil && s.ending: // its file was away
+		s.next = &d
+	case deadline == nil:
+	case s.ending:
+		m.order(s.worker, order{shorten: deadline})
+	default:
+		s.ending = true
+		m.order(s.worker, order{then: ThenRemove, grace: *deadline})
+	}
+}
+
+// ownUID is the UID that a pod brings; empty: it gets one when it starts.
+func (d Desired) ownUID() types.UID {
+	if d.Origin.API {
+		return d.Pod.UID
+	}
+	return ""
+}
+
+// deleted is what is left of the grace period of a pod that was deleted through the
+// API, at least 0; nil: it was not. The time of deletion is in whole seconds, so a
+// second more may be left than it says.
+func (d Desired) deleted() *time.Duration {
+	if !d.Origin.API || d.Pod.DeletionTimestamp == nil {
+		return nil
+	}
+	left := time.Until(d.Pod.DeletionTimestamp.Time) + time.Second
+	if s := d.Pod.DeletionGracePeriodSeconds; s != nil {
+		left = min(left, time.Duration(*s)*time.Second)
+	}
+	left = max(left, 0)
+	return &left
+}
+
 // unchanged says of two manifests of the same pod whether all that its worker
 // needs of them is equal.
 func unchanged(a, b Desired) bool {
 	return a.Origin == b.Origin && a.SpecHash == b.SpecHash && a.Sources.Same(b.Sources) &&
 		maps.Equal(a.Pod.Labels, b.Pod.Labels) && maps.Equal(a.Pod.Annotations, b.Pod.Annotations) &&
+		(!b.Origin.API || a.Pod.Generation == b.Pod.Generation && a.Pod.DeletionTimestamp.Equal(b.Pod.DeletionTimestamp)) &&
 		equality.Semantic.DeepEqual(a.Pod.Spec, b.Pod.Spec)
 }
 
@@ -249,6 +307,7 @@ func (m *Manager) workerEnded(ctx context.Context, w *worker) {
 	delete(m.uids, w.uid)
 	if w.desired.Key.Name != "" && w.removed {
 		m.config.Board.Remove(w.desired.Pod)
+		m.tellEnded(w.desired.Key, w.uid)
 	}
 	s, found := m.slots[w.desired.Key]
 	if !found || s.worker != w {
@@ -261,6 +320,12 @@ func (m *Manager) workerEnded(ctx context.Context, w *worker) {
 	delete(m.slots, w.desired.Key)
 	if s.next != nil && !m.down {
 		m.start(ctx, *s.next, replaced(s.want, *s.next, time.Now()))
+	}
+}
+
+func (m *Manager) tellEnded(key Key, uid types.UID) {
+	if m.config.Ended != nil {
+		m.config.Ended(key, uid)
 	}
 }
 
@@ -341,6 +406,67 @@ func (m *Manager) Restart(ctx context.Context, key Key) error {
 		return fmt.Errorf("%w: %s", ErrNotFound, key)
 	}
 	return nil
+}
+
+// Replace ends a pod within grace, at most its own grace period, and starts it
+// again as another one: with a new UID, and nothing of the one before. It is for a
+// pod that a file declares and somebody deletes. It returns as soon as that has
+// begun; a grace that is shorter than what is left of an end under way shortens it.
+func (m *Manager) Replace(ctx context.Context, key Key, grace time.Duration) error {
+	var err error
+	called := m.call(ctx, func() {
+		s := m.slots[key]
+		switch {
+		case m.down:
+			err = ErrStopped
+		case s == nil || s.worker == nil:
+			err = fmt.Errorf("%w: %s", ErrNotFound, key)
+		case s.ending:
+			m.order(s.worker, order{shorten: &grace})
+		default:
+			next := s.want
+			if next.Pod.Spec.EphemeralContainers != nil {
+				next.Pod = next.Pod.DeepCopy()
+				next.Pod.Spec.EphemeralContainers = nil // they were the pod's that ends
+			}
+			s.next, s.ending = &next, true
+			m.order(s.worker, order{then: ThenRemove, grace: min(grace, podGrace(next.Pod))})
+		}
+	})
+	return cmp.Or(called, err)
+}
+
+// SetConditions gives a pod the conditions that others than the agent set, in place
+// of those that were set before: those of its readiness gates, which then count for
+// Ready. Conditions of the agent's own among them are left out. It returns once the
+// board shows them.
+func (m *Manager) SetConditions(ctx context.Context, key Key, conditions []v1.PodCondition) error {
+	return m.ask(ctx, key, func(w *worker) error { return w.setConditions(conditions) })
+}
+
+// Resize gives containers of a pod that a file declares other resources, until its
+// file says something else. The caller has checked them. It returns once the board
+// shows what is wanted.
+func (m *Manager) Resize(ctx context.Context, key Key, r Resources) error {
+	return m.ask(ctx, key, func(w *worker) error { return w.resize(r) })
+}
+
+// ask has a pod's worker do something between two decisions, and show what came of it.
+func (m *Manager) ask(ctx context.Context, key Key, do func(*worker) error) error {
+	w, err := m.worker(ctx, key)
+	if err != nil {
+		return err
+	}
+	answers := make(chan error, 1)
+	if !m.order(w, order{ask: func(w *worker) {
+		err := do(w)
+		w.publish()
+		w.note() // it is known from now on
+		answers <- err
+	}}) {
+		return fmt.Errorf("%w: %s", ErrNotFound, key)
+	}
+	return <-answers
 }
 
 // Shorten lets a pod that is being ended have at most grace from now on. It

@@ -37,7 +37,13 @@ type Desired struct {
 type Origin struct {
 	File string `json:"file,omitempty"`
 	Line int    `json:"line,omitempty"` // of the document, from 1
+	// API says that the object was made through the API, which keeps it in File. A
+	// pod of this kind brings its own UID, creation time and generation.
+	API bool `json:"api,omitempty"`
 }
+
+// DeclaredIn is the annotation of what a file of the user's declares: FILE:LINE.
+const DeclaredIn = "podd/declared-in"
 
 func (o Origin) String() string { return fmt.Sprintf("%s:%d", o.File, o.Line) }
 
@@ -49,8 +55,11 @@ type Record struct {
 	Pod      *v1.Pod `json:"pod"`
 	Origin   Origin  `json:"origin"`
 	SpecHash string  `json:"specHash,omitempty"`
-	// Conditions are the conditions last shown, for their times of transition.
+	// Conditions are the conditions last shown, for their times of transition, and
+	// for those that others have set.
 	Conditions []v1.PodCondition `json:"conditions,omitempty"`
+	// Resized are resources that were asked for since SpecHash was read.
+	Resized Resources `json:"resized,omitempty"`
 	// Observed is what was known of the pod. Of it, only what the kernel cannot
 	// tell survives the next [Inspected].
 	Observed Observed `json:"observed"`

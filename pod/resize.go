@@ -3,6 +3,8 @@ package pod
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -228,6 +230,27 @@ func resizeText(pod *v1.Pod, problem string) string {
 		panic(fmt.Sprintf("pod: resources cannot be written: %v", err)) // they came from a manifest
 	}
 	return string(data)
+}
+
+// resize is [Manager.Resize] for one pod.
+func (w *worker) resize(r Resources) error {
+	if w.observed.Ending != nil || finished(w.desired.Pod, w.observed) {
+		return fmt.Errorf("cannot resize pod %s: it has ended or is ending", w.desired.Key)
+	}
+	was := w.desired
+	w.resized = maps.Clone(w.resized)
+	if w.resized == nil {
+		w.resized = Resources{}
+	}
+	maps.Copy(w.resized, r)
+	w.setDesired(was)
+	unhashed := was // whatever its hash says, this differs
+	unhashed.SpecHash = ""
+	if c := Compare(unhashed, w.desired); c.ofSpec() {
+		w.nextGeneration()
+		w.learn(Changed{At: At{time.Now()}, Resources: containersOf(c.Resources), Fields: c.Resources})
+	}
+	return nil
 }
 
 // With returns a pod that has these resources and is otherwise the same.

@@ -3,6 +3,7 @@ package pod
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -28,14 +29,23 @@ func Status(d Desired, o Observed, n Node, shown []v1.PodCondition, now time.Tim
 	p := &v1.Pod{ObjectMeta: d.Pod.ObjectMeta, Spec: d.Pod.Spec}
 	p.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}
 	p.Spec.NodeName = n.Name
-	p.CreationTimestamp = metav1.NewTime(o.Since.Truncate(time.Second))
-	if e := o.Ending; e != nil && e.Then == ThenRemove {
+	if d.Origin.File != "" && !d.Origin.API {
+		p.Annotations = maps.Clone(p.Annotations)
+		if p.Annotations == nil {
+			p.Annotations = map[string]string{}
+		}
+		p.Annotations[DeclaredIn] = d.Origin.String()
+	}
+	started := metav1.NewTime(o.Since.Truncate(time.Second))
+	if p.CreationTimestamp.IsZero() {
+		p.CreationTimestamp = started
+	}
+	if e := o.Ending; e != nil && e.Then == ThenRemove && p.DeletionTimestamp == nil {
 		deadline := metav1.NewTime(e.Deadline.Truncate(time.Second))
 		grace := int64(e.Deadline.Sub(e.Since) / time.Second)
 		p.DeletionTimestamp, p.DeletionGracePeriodSeconds = &deadline, &grace
 	}
 	s := reporter{pod: d.Pod, o: o, now: now}
-	started := p.CreationTimestamp
 	p.Status = v1.PodStatus{
 		ObservedGeneration: p.Generation,
 		StartTime:          &started,

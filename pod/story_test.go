@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"net/netip"
@@ -19,6 +20,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/txtar"
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/yaml"
 
@@ -149,7 +152,7 @@ func (w *world) startAgent() {
 	ctx, stop := context.WithCancel(context.Background())
 	w.manager = pod.NewManager(pod.Config{
 		Runtime: w.kernel, Store: w.store, Board: w.board, Events: w.events.Record,
-		Trace: w.trace, NodeName: "node", HostIPs: []netip.Addr{netip.MustParseAddr("192.0.2.1")},
+		Trace: w.trace, NodeName: "node", HostIPs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, Ended: w.podEnded,
 	})
 	w.stop, w.ended, w.sets = stop, make(chan struct{}), make(chan []pod.Desired, 1)
 	ended, manager, sets := w.ended, w.manager, w.sets
@@ -192,6 +195,13 @@ func (w *world) trace(key pod.Key, f pod.Fact) {
 			name = key.Name + ": "
 		}
 		w.print("> ", name+runtimetest.Describe(b.Action))
+	}
+}
+
+// podEnded tells of pods that brought their UID, which begins with "api".
+func (w *world) podEnded(key pod.Key, uid types.UID) {
+	if strings.HasPrefix(string(uid), "api") {
+		w.print("= ", fmt.Sprintf("nothing is left of %s (%s)", key, uid))
 	}
 }
 
@@ -258,6 +268,12 @@ func (w *world) load(names []string) []pod.Desired {
 			if f.Name == name {
 				d.Pod = podOf(w.t, f.Data)
 				d.Key = pod.Key{Namespace: d.Pod.Namespace, Name: d.Pod.Name}
+				d.Origin.API = d.Pod.UID != ""
+				spec, err := json.Marshal(d.Pod.Spec)
+				if err != nil {
+					w.t.Fatal(err)
+				}
+				d.SpecHash = string(spec)
 			}
 		}
 		if d.Pod == nil {
@@ -377,6 +393,44 @@ func (w *world) do(words []string) {
 	case "shorten":
 		grace, _ := time.ParseDuration(words[2])
 		err = w.manager.Shorten(w.t.Context(), key(words[1]), grace)
+	case "delete": // delete default/web within 30s: what the API does to a pod of its own
+		grace, _ := time.ParseDuration(words[3])
+		w.set = slices.Clone(w.set)
+		for i := range w.set {
+			if d := &w.set[i]; d.Key == key(words[1]) {
+				d.Pod = d.Pod.DeepCopy()
+				d.Pod.Generation++
+				d.Pod.DeletionGracePeriodSeconds = new(int64(grace / time.Second))
+				d.Pod.DeletionTimestamp = &metav1.Time{Time: time.Now().Add(grace).Truncate(time.Second)}
+			}
+		}
+		w.sets <- w.set
+	case "replace": // replace default/web within 30s
+		grace, _ := time.ParseDuration(words[3])
+		err = w.manager.Replace(w.t.Context(), key(words[1]), grace)
+	case "condition": // condition default/web [TYPE STATUS]
+		var all []v1.PodCondition
+		if len(words) > 2 {
+			all = []v1.PodCondition{{Type: v1.PodConditionType(words[2]), Status: v1.ConditionStatus(words[3])}, {Type: v1.PodReady, Status: "Nonsense"}}
+		}
+		err = w.manager.SetConditions(w.t.Context(), key(words[1]), all)
+	case "resize": // resize default/web app cpu 200m
+		r := v1.ResourceRequirements{Requests: v1.ResourceList{v1.ResourceName(words[3]): resource.MustParse(words[4])}}
+		err = w.manager.Resize(w.t.Context(), key(words[1]), pod.Resources{words[2]: r})
+	case "object": // what the API shows that is not in the status
+		p, _ := w.board.Get(key(words[1]))
+		line := fmt.Sprintf("uid %s generation %d observed %d", p.UID, p.Generation, p.Status.ObservedGeneration)
+		if !strings.HasPrefix(string(p.UID), "api") {
+			line = strings.Replace(line, string(p.UID), "of its own", 1)
+		}
+		line += fmt.Sprintf(" created %s started %s", p.CreationTimestamp.Sub(w.begin), p.Status.StartTime.Sub(w.begin))
+		if p.DeletionTimestamp != nil {
+			line += fmt.Sprintf(" deleted %s grace %ds", p.DeletionTimestamp.Sub(w.begin), *p.DeletionGracePeriodSeconds)
+		}
+		if in := p.Annotations[pod.DeclaredIn]; in != "" {
+			line += " declared in " + in
+		}
+		w.print("= ", line)
 	case "down":
 		manager := w.manager
 		go func() {

@@ -42,6 +42,7 @@ type worker struct {
 	desired    Desired // Pod is never nil and bears the UID
 	observed   Observed
 	conditions []v1.PodCondition // last shown
+	resized    Resources         // see [Record]
 	rebooted   bool
 
 	// errands are the goroutines that perform actions, watch and save. They
@@ -67,7 +68,7 @@ type order struct {
 	shorten *time.Duration  // let a pod that ends have no more than this
 	target  chan<- execView // tell what an exec needs
 	tell    chan<- Record   // tell all that is known
-	debug   *debugOrder     // add an ephemeral container
+	ask     func(*worker)   // change what else belongs to the pod
 }
 
 // execView is what the manager needs for an exec.
@@ -86,6 +87,7 @@ func newWorker(c *Config, r Record) *worker {
 		done:       make(chan struct{}),
 		observed:   r.Observed,
 		conditions: r.Conditions,
+		resized:    r.Resized,
 		rebooted:   r.Rebooted,
 		saves:      make(chan Record, 1),
 	}
@@ -100,12 +102,31 @@ func newWorker(c *Config, r Record) *worker {
 
 // setDesired takes a new manifest of the same pod.
 func (w *worker) setDesired(d Desired) {
-	d.Pod = d.Pod.DeepCopy()
-	d.Pod.UID = w.uid
-	if w.desired.Pod != nil { // what was added to the pod stays with it
-		d.Pod.Spec.EphemeralContainers = w.desired.Pod.Spec.EphemeralContainers
+	was := w.desired.Pod
+	if w.resized != nil && was != nil && d.SpecHash != w.desired.SpecHash {
+		w.resized = nil
 	}
+	d.Pod = d.Pod.DeepCopy()
+	if w.resized != nil {
+		d.Pod = w.resized.With(d.Pod)
+	}
+	d.Pod.UID = w.uid
+	if was != nil { // what was added to the pod stays with it
+		d.Pod.Spec.EphemeralContainers = withAdded(was.Spec.EphemeralContainers, d.Pod.Spec.EphemeralContainers)
+		if !d.Origin.API {
+			d.Pod.Generation = was.Generation
+		}
+	}
+	d.Pod.Generation = max(d.Pod.Generation, 1)
 	w.desired = d
+}
+
+// nextGeneration counts a change of the spec; one that came through the API was
+// counted there.
+func (w *worker) nextGeneration() {
+	if !w.desired.Origin.API {
+		w.desired.Pod.Generation++ // nobody else has it yet
+	}
 }
 
 // run is the worker's life. It returns when nothing is left to do or when ctx
@@ -363,6 +384,9 @@ func (w *worker) obey(o order) {
 	case o.desired != nil:
 		c := Compare(w.desired, *o.desired)
 		w.setDesired(*o.desired)
+		if c.ofSpec() {
+			w.nextGeneration()
+		}
 		if c.InPlace() {
 			w.learn(Changed{At: At{time.Now()}, Images: containersOf(c.Images), Resources: containersOf(c.Resources), Fields: slices.Concat(c.Images, c.Resources)})
 		}
@@ -371,10 +395,8 @@ func (w *worker) obey(o order) {
 		if e := w.observed.Ending; e != nil {
 			w.learn(Ending{At: At{time.Now()}, Grace: *o.shorten, Then: e.Then})
 		}
-	case o.debug != nil:
-		err := w.addEphemeral(o.debug.container)
-		w.note() // it is known from now on
-		o.debug.answer <- err
+	case o.ask != nil:
+		o.ask(w)
 	case o.target != nil:
 		o.target <- execView{target: w.target(), containers: w.observed.Containers}
 	case o.tell != nil:
@@ -403,7 +425,7 @@ func (w *worker) publish() {
 func (w *worker) record() Record {
 	return Record{
 		UID: w.uid, Key: w.desired.Key, Pod: w.desired.Pod, Origin: w.desired.Origin,
-		SpecHash: w.desired.SpecHash, Conditions: w.conditions, Observed: w.observed,
+		SpecHash: w.desired.SpecHash, Conditions: w.conditions, Resized: w.resized, Observed: w.observed,
 	}
 }
 
