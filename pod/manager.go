@@ -541,28 +541,55 @@ func (m *Manager) Why(ctx context.Context, key Key, mistakes []string) ([]Chain,
 // pod's default container. r.ID is filled in. It returns [ErrNotFound] and
 // [ErrNotRunning].
 func (m *Manager) Exec(ctx context.Context, key Key, r ExecRequest) (exitCode int, err error) {
-	w, err := m.worker(ctx, key)
+	t, name, id, err := m.running(ctx, key, r.Container)
 	if err != nil {
-		return 0, err
+		return 0, fmt.Errorf("cannot run a command in %w", err)
 	}
-	views := make(chan execView, 1)
-	if !m.order(w, order{target: views}) {
-		return 0, fmt.Errorf("%w: %s", ErrNotFound, key)
-	}
-	view := <-views
-	r.Container = cmp.Or(r.Container, defaultContainer(view.target.Pod))
-	c, found := view.containers[r.Container]
-	if !found || c.Running == nil {
-		return 0, fmt.Errorf("cannot run a command in container %s of pod %s: %w", r.Container, key, ErrNotRunning)
-	}
-	r.ID = c.Running.ID
+	r.Container, r.ID = name, id
 	if r.Stdout == nil {
 		r.Stdout = io.Discard
 	}
 	if r.Stderr == nil {
 		r.Stderr = io.Discard
 	}
-	return m.config.Runtime.Exec(ctx, view.target, r)
+	return m.config.Runtime.Exec(ctx, t, r)
+}
+
+// Attach connects a client to a running container's main process, see
+// [AttachRequest]. An empty r.Container means the pod's default container. r.ID and
+// r.TTY are filled in. It returns [ErrNotFound] and [ErrNotRunning].
+func (m *Manager) Attach(ctx context.Context, key Key, r AttachRequest) error {
+	t, name, id, err := m.running(ctx, key, r.Container)
+	if err != nil {
+		return fmt.Errorf("cannot attach to %w", err)
+	}
+	r.Container, r.ID = name, id
+	for _, c := range append(allContainers(t.Pod), ephemeralContainers(t.Pod)...) {
+		if c.Name == name {
+			r.TTY = c.TTY
+		}
+	}
+	return m.config.Runtime.Attach(ctx, t, r)
+}
+
+// running finds the running attempt of a container, of the default one without a
+// name.
+func (m *Manager) running(ctx context.Context, key Key, container string) (t Target, name, id string, err error) {
+	w, err := m.worker(ctx, key)
+	if err != nil {
+		return Target{}, "", "", fmt.Errorf("pod %s: %w", key, err)
+	}
+	views := make(chan execView, 1)
+	if !m.order(w, order{target: views}) {
+		return Target{}, "", "", fmt.Errorf("pod %s: %w", key, ErrNotFound)
+	}
+	view := <-views
+	name = cmp.Or(container, defaultContainer(view.target.Pod))
+	c, found := view.containers[name]
+	if !found || c.Running == nil {
+		return Target{}, "", "", fmt.Errorf("container %s of pod %s: %w", name, key, ErrNotRunning)
+	}
+	return view.target, name, c.Running.ID, nil
 }
 
 // defaultContainer is the container that kubectl picks when none is named.

@@ -142,6 +142,26 @@ func TestExecFindsTheContainer(t *testing.T) {
 	})
 }
 
+func TestAttachFindsTheContainer(t *testing.T) {
+	inWorld(t, func(w *world) {
+		for _, test := range []struct {
+			key             pod.Key
+			container, says string
+			want            error
+		}{
+			{web, "", "app\ntyped", nil}, {web, "proxy", "proxy\ntyped", nil},
+			{web, "nobody", "", pod.ErrNotRunning},
+			{pod.Key{Namespace: "default", Name: "nobody"}, "", "", pod.ErrNotFound},
+		} {
+			var out bytes.Buffer
+			err := w.manager.Attach(w.t.Context(), test.key, pod.AttachRequest{Container: test.container, Stdin: strings.NewReader("typed"), Stdout: &out})
+			if !errors.Is(err, test.want) || out.String() != test.says {
+				t.Errorf("attach to %s %q: %q, %v; want %q, %v", test.key, test.container, out.String(), err, test.says, test.want)
+			}
+		}
+	})
+}
+
 func TestDownReturnsWithItsContext(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.kernel.Deafen("app")

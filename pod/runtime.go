@@ -48,6 +48,10 @@ type Runtime interface {
 	// Exec runs a command in a running container.
 	Exec(ctx context.Context, t Target, r ExecRequest) (exitCode int, err error)
 
+	// Attach connects a client to a container's main process, until that ends (nil),
+	// ctx ends, or the client's input does, see [AttachRequest].
+	Attach(ctx context.Context, t Target, r AttachRequest) error
+
 	// Present lists the UIDs of all pods of which anything exists.
 	Present(ctx context.Context) ([]types.UID, error)
 }
@@ -64,6 +68,22 @@ type ExecRequest struct {
 	Stderr    io.Writer // nil: discarded; unused with TTY
 	Resize    <-chan TerminalSize
 	Timeout   time.Duration // zero: none
+}
+
+// AttachRequest connects a client to the main process of a container that runs. The
+// end of Stdin ends it, as with a kubelet, unless the container has stdinOnce and no
+// terminal: then the container's input ends, and its output goes on until it exits.
+// The container waits for no client; one that falls far behind misses output.
+type AttachRequest struct {
+	Container string
+	ID        string    // of the attempt; found by [Manager.Attach]
+	Stdin     io.Reader // nil: nothing is written; not read where the container has no stdin
+	Stdout    io.Writer // nil: not wanted; a terminal's only output
+	Stderr    io.Writer // nil: not wanted
+	// TTY says whether the container has a terminal, by its spec; set by
+	// [Manager.Attach].
+	TTY    bool
+	Resize <-chan TerminalSize // nil: it keeps its size
 }
 
 // TerminalSize is a terminal's size in character cells.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"syscall"
 	"time"
@@ -31,7 +32,18 @@ var (
 	// ErrNoContainer is returned for a container id the sandbox does not know,
 	// or that no longer runs where only a running one will do.
 	ErrNoContainer = errors.New("no such container in the sandbox")
+	// ErrOldSandbox is returned where the pod's pause process is of an older podd
+	// that could not do it yet.
+	ErrOldSandbox = errors.New("the pod's sandbox was made by an older podd that cannot do this; it can once the pod is restarted (podd restart)")
 )
+
+// SkippedError says that an attached client did not keep up with the container's
+// output.
+type SkippedError struct{ Bytes int64 }
+
+func (e *SkippedError) Error() string {
+	return fmt.Sprintf("%d bytes of the container's output came faster than they were taken and were skipped; its log has them", e.Bytes)
+}
 
 // StartError says that a container's or an exec's command could not be
 // executed: the kubelet's StartError. Every other error of [Sandbox.Start] is
@@ -211,6 +223,20 @@ type Exec struct {
 	// KeepOnHangup lets the command finish when the caller goes away.
 	// Otherwise it is killed.
 	KeepOnHangup bool
+}
+
+// Attach connects a client to a container's main process.
+type Attach struct {
+	ID string // container
+	// Stdin is written to the container's input. It is not read where the container
+	// has none. Nil: nothing is written.
+	Stdin io.Reader
+	// Stdout and Stderr get what the container writes from now on; nil: not wanted.
+	// All output of a terminal is Stdout's.
+	Stdout, Stderr io.Writer
+	// Resize tells the size of the client's terminal. It is not read where the
+	// container has none.
+	Resize <-chan Size
 }
 
 // Size is a terminal's size in character cells.

@@ -112,19 +112,7 @@ func (t *terminal) connect(r Exec) (stop func()) {
 		go io.Copy(t.f, r.Stdin) // ends with stdin or, at its next byte, after stop
 	}
 	if r.Resize != nil {
-		go func() { // ends by stop
-			for {
-				select {
-				case size, ok := <-r.Resize:
-					if !ok {
-						return
-					}
-					t.resize(size)
-				case <-over:
-					return
-				}
-			}
-		}()
+		go t.follow(r.Resize, over)
 	}
 	return func() {
 		close(over)
@@ -133,6 +121,21 @@ func (t *terminal) connect(r Exec) (stop func()) {
 		t.f.Close()
 		if r.Stdin != nil {
 			r.Stdin.SetReadDeadline(time.Unix(1, 0))
+		}
+	}
+}
+
+// follow gives the terminal each new size until there are no more or over is closed.
+func (t *terminal) follow(sizes <-chan Size, over <-chan struct{}) {
+	for {
+		select {
+		case size, ok := <-sizes:
+			if !ok {
+				return
+			}
+			t.resize(size)
+		case <-over:
+			return
 		}
 	}
 }

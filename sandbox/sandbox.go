@@ -83,6 +83,8 @@ func answer(ctx context.Context, c *wire.Conn) (wire.Message, error) {
 		return m, ErrNoContainer
 	case wire.CodeCommand:
 		return m, &StartError{Stage: "execute the command", Err: errors.New(f.Text), ExitCode: 128}
+	case wire.CodeVersion:
+		return m, ErrOldSandbox
 	}
 	return m, &f
 }

@@ -52,6 +52,23 @@ func (r *Runtime) Exec(ctx context.Context, t pod.Target, req pod.ExecRequest) (
 	return res.ExitCode, nil
 }
 
+// Attach connects a client to a running container's main process.
+func (r *Runtime) Attach(ctx context.Context, t pod.Target, req pod.AttachRequest) error {
+	s := r.live(t.UID).getSandbox()
+	if s == nil {
+		return fmt.Errorf("cannot attach to pod %s: %w", r.podName(t.UID), sandbox.ErrNoSandbox)
+	}
+	attach := sandbox.Attach{ID: req.ID, Stdin: req.Stdin, Stdout: req.Stdout, Stderr: req.Stderr}
+	if req.TTY && req.Resize != nil {
+		sizes := make(chan sandbox.Size)
+		attach.Resize = sizes
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		go forwardSizes(ctx, req.Resize, sizes)
+	}
+	return s.Attach(ctx, attach)
+}
+
 // forwardSizes ends with its context or with the caller's channel.
 func forwardSizes(ctx context.Context, from <-chan pod.TerminalSize, to chan<- sandbox.Size) {
 	for {

@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/netip"
 	"slices"
@@ -464,6 +465,17 @@ func (f *Fake) Exec(_ context.Context, _ pod.Target, r pod.ExecRequest) (int, er
 		fmt.Fprintln(r.Stdout, strings.Join(r.Command, " "))
 	}
 	return 0, nil
+}
+
+// Attach implements [pod.Runtime]: it prints the container's name to r.Stdout, and
+// then what is typed.
+func (f *Fake) Attach(_ context.Context, _ pod.Target, r pod.AttachRequest) error {
+	fmt.Fprintln(r.Stdout, r.Container)
+	if r.Stdin == nil {
+		return nil
+	}
+	_, err := io.Copy(r.Stdout, r.Stdin)
+	return err
 }
 
 // errFailed is the failure of an action that has no failure fact of its own.

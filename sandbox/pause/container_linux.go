@@ -29,11 +29,14 @@ type container struct {
 	settled chan struct{} // closed when the start succeeded or failed
 	failed  *wire.Failed  // set before settled is closed
 	exited  chan struct{} // closed when the exit is recorded
+	drained chan struct{} // closed when all output is in the log
 
-	mu        sync.Mutex
-	startedAt time.Time
-	exit      *wire.Container // complete record, nil while it runs
-	holders   int             // execs, and the container itself while it runs
+	mu         sync.Mutex
+	inputTaken bool      // by the one client that stdinOnce allows
+	clients    []*client // attached; the slice is never changed, but replaced
+	startedAt  time.Time
+	exit       *wire.Container // complete record, nil while it runs
+	holders    int             // execs, and the container itself while it runs
 }
 
 func (ct *container) state() wire.Container {
@@ -70,7 +73,7 @@ func splitStart(req *wire.Start, files []*os.File) (ct *container, memfd, reques
 		files = files[1:]
 		return f
 	}
-	ct = &container{req: *req, holders: 1, settled: make(chan struct{}), exited: make(chan struct{})}
+	ct = &container{req: *req, holders: 1, settled: make(chan struct{}), exited: make(chan struct{}), drained: make(chan struct{})}
 	memfd, request, ct.exitFile = next(), next(), next()
 	var logDir *os.File
 	if req.LogName != "" {
@@ -361,10 +364,9 @@ func (p *process) follow(ct *container) {
 	tags := []string{"stdout", "stderr"}
 	for i, r := range ct.output {
 		streams.Add(1)
-		go copyLog(r, tags[i], ct.log, streams.Done)
+		go copyLog(r, tags[i], ct.log, func(p []byte) { ct.tee(i, p) }, streams.Done)
 	}
-	drained := make(chan struct{})
-	go func() { streams.Wait(); close(drained) }()
+	go func() { streams.Wait(); close(ct.drained) }()
 
 	code, signal := wait(ct.pid, ct.pidfd)
 	x := ct.state()
@@ -374,7 +376,7 @@ func (p *process) follow(ct *container) {
 		r.SetReadDeadline(time.Now().Add(drain))
 	}
 	select {
-	case <-drained:
+	case <-ct.drained:
 	case <-time.After(drainBeforeAnnounce):
 	}
 	ct.recordExit(&x)
@@ -384,7 +386,7 @@ func (p *process) follow(ct *container) {
 	close(ct.exited)
 	p.announce()
 
-	<-drained
+	<-ct.drained
 	if ct.stdin != nil {
 		ct.stdin.Close()
 	}

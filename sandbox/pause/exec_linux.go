@@ -197,7 +197,7 @@ func (p *process) startExec(e *execution, files []*os.File) error {
 		return err
 	}
 	if !ct.hold() {
-		return &wire.Failed{Code: wire.CodeNoContainer, Text: "the container is not running"}
+		return errNotRunning
 	}
 	e.container = ct // released by runExec
 	e.process = ct.req.Process

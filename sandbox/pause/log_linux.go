@@ -292,10 +292,10 @@ func (s *stream) rest(out []byte, now time.Time) []byte {
 	return out
 }
 
-// copyLog copies a container's output to its log until the writers are gone or
-// the deadline of r passes. It is started with the container, owns r, and closes
-// it at the end.
-func copyLog(r *os.File, tag string, l *logFile, done func()) {
+// copyLog copies a container's output to its log, and then to tee, until the writers
+// are gone or the deadline of r passes. It is started with the container, owns r, and
+// closes it at the end.
+func copyLog(r *os.File, tag string, l *logFile, tee func([]byte), done func()) {
 	defer done()
 	defer r.Close()
 	s := stream{tag: tag}
@@ -326,6 +326,7 @@ func copyLog(r *os.File, tag string, l *logFile, done func()) {
 			now := time.Now()
 			b.out = s.entries(b.out[:0], b.in[:n], now)
 			l.write(b.out, now)
+			tee(b.in[:n])
 		}
 		if b != nil {
 			buffers.Put(b)
@@ -338,6 +339,7 @@ func copyLog(r *os.File, tag string, l *logFile, done func()) {
 		b := buffers.Get().(*batch)
 		n := readNow(r, b.in[:])
 		l.write(s.entries(nil, b.in[:n], now), now)
+		tee(b.in[:n])
 		buffers.Put(b)
 	}
 	l.write(s.rest(nil, now), now)

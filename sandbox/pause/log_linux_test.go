@@ -119,7 +119,7 @@ func TestRotationLosesNothingAndKeepsEntriesWhole(t *testing.T) {
 		}
 		unix.SetNonblock(p[0], true)
 		streams.Add(1)
-		go copyLog(os.NewFile(uintptr(p[0]), ""), tag, l, streams.Done)
+		go copyLog(os.NewFile(uintptr(p[0]), ""), tag, l, func([]byte) {}, streams.Done)
 		go func() {
 			w := os.NewFile(uintptr(p[1]), "")
 			for i := range 1000 {

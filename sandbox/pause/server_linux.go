@@ -71,6 +71,9 @@ func (p *process) converse(c *wire.Conn) {
 	case wire.KindExec:
 		p.exec(c, m) // takes the files
 		return
+	case wire.KindAttach:
+		p.attach(c, m) // takes the files
+		return
 	case wire.KindWatch:
 		p.watch(c)
 	case wire.KindShutdown:
@@ -244,7 +247,10 @@ func (p *process) drop(ct *container) {
 	}
 }
 
-var errNoContainer = &wire.Failed{Code: wire.CodeNoContainer, Text: "no such container"}
+var (
+	errNoContainer = &wire.Failed{Code: wire.CodeNoContainer, Text: "no such container"}
+	errNotRunning  = &wire.Failed{Code: wire.CodeNoContainer, Text: "the container is not running"}
+)
 
 // find returns a container whose start is settled.
 func (p *process) find(id string) (*container, error) {

@@ -21,6 +21,10 @@
 //	Exec [see ExecFiles]           →
 //	                               ←       Terminal  [pty]   (with a tty only)
 //	                               ←       ExecDone | Failed
+//	Attach [stdout, stderr]        →
+//	                               ←       Attached  [stdin or pty] | Failed
+//	NoInput                        →                 (stdin is over; a hang-up says it too)
+//	                               ←       Detached  (the container has ended)
 //	Watch                          →
 //	                               ←       Exited, Exited, … (unacknowledged ones first)
 //	Signal, Kill, Forget,

@@ -20,6 +20,8 @@ const (
 	KindRotate   Kind = 10
 	KindReopen   Kind = 11
 	KindShutdown Kind = 12
+	KindAttach   Kind = 13
+	KindNoInput  Kind = 14
 )
 
 // What the pause process answers.
@@ -32,6 +34,8 @@ const (
 	KindTerminal Kind = 69
 	KindExecDone Kind = 70
 	KindExited   Kind = 71
+	KindAttached Kind = 72
+	KindDetached Kind = 73
 )
 
 // Descriptors of the pause process when it is executed.
@@ -356,6 +360,36 @@ func (m *ExecDone) fields(c *codec) {
 	c.bool(&m.TimedOut)
 	c.bytes(&m.Output)
 }
+
+// Attach asks for the streams of a container's main process. Its descriptors are
+// the writing ends of pipes: stdout, stderr (each if so marked).
+//
+// A pause process of before takes it for a [Name] and answers [CodeVersion]: the
+// two begin with fields of the same size.
+type Attach struct {
+	ID      string
+	Streams int // bit n is set where the container's descriptor n is wanted
+}
+
+func (m *Attach) fields(c *codec) { c.str(&m.ID); c.int(&m.Streams) }
+
+// Attached answers [Attach]. Its descriptor is the terminal's master, or the
+// writing end of the container's stdin, if there is one.
+type Attached struct {
+	Stdin bool // the container reads what is written to the descriptor
+	TTY   bool
+	// Once says that stdin is closed when this conversation ends, or by NoInput, and
+	// that nobody else may write to it.
+	Once bool
+}
+
+func (m *Attached) fields(c *codec) { c.bool(&m.Stdin); c.bool(&m.TTY); c.bool(&m.Once) }
+
+// Detached says that the container has ended and all of its output was passed on,
+// but for so many bytes that the agent was too slow to take.
+type Detached struct{ Skipped int64 }
+
+func (m *Detached) fields(c *codec) { c.i64(&m.Skipped) }
 
 // Name asks something of one container; Number is a signal where one is needed.
 type Name struct {

@@ -33,6 +33,9 @@ func samples() []fielder {
 		&ExecStage{p, true, true},
 		&ExecDone{3, true, []byte("out")},
 		&Name{"i", 15},
+		&Attach{"i", 7},
+		&Attached{true, true, true},
+		&Detached{5},
 		&State{Up: up, Pid: 1, UpAt: 2, Trouble: "t", Containers: []Container{ct, {ID: "j"}}},
 	}
 }
