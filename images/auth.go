@@ -55,15 +55,16 @@ type credential struct {
 }
 
 // credentials returns what to show to the registry for a repository, in the
-// order to try: pull secrets, then files, in each the longest match first. With
-// no match there is one empty credential.
-// Source: kubelet, pkg/credentialprovider, for the matching.
-func (s *Store) credentials(ctx context.Context, registry, repository string, secrets [][]byte) ([]credential, error) {
-	var found []credential
+// order to try: pull secrets, then files, in each the longest match first, then
+// what credential providers answer. With no match there is one empty credential.
+// unanswered tells of providers that failed; the pull goes on without them.
+// Source: kubelet, pkg/kubelet/images/image_manager.go for the order,
+// pkg/credentialprovider for the matching.
+func (s *Store) credentials(ctx context.Context, registry, repository string, secrets [][]byte) (found []credential, unanswered []error, err error) {
 	for _, data := range secrets {
 		c, err := parseDockerConfig(data)
 		if err != nil {
-			return nil, fmt.Errorf("cannot read a pull secret: %w", err)
+			return nil, nil, fmt.Errorf("cannot read a pull secret: %w", err)
 		}
 		found = append(found, c.match(registry, repository, "a pull secret")...)
 	}
@@ -73,23 +74,33 @@ func (s *Store) credentials(ctx context.Context, registry, repository string, se
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("cannot read registry credentials: %w", err)
+			return nil, nil, fmt.Errorf("cannot read registry credentials: %w", err)
 		}
 		c, err := parseDockerConfig(data)
 		if err != nil {
-			return nil, fmt.Errorf("cannot read registry credentials in %s: %w", file, err)
+			return nil, nil, fmt.Errorf("cannot read registry credentials in %s: %w", file, err)
 		}
 		found = append(found, c.match(registry, repository, file)...)
 		helped, err := c.askHelper(ctx, registry)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		found = append(found, helped...)
 	}
-	if len(found) == 0 {
-		return []credential{{}}, nil
+	provided, unanswered := s.config.Providers.credentials(ctx, registry, repository)
+	found = append(found, provided...)
+	for _, err := range unanswered {
+		var f *failedProvider
+		said := ""
+		if errors.As(err, &f) {
+			said = f.stderr
+		}
+		s.log.Error(err, "a registry is asked without a provider's credentials", "registry", registry, "said", said)
 	}
-	return found, nil
+	if len(found) == 0 {
+		found = []credential{{}}
+	}
+	return found, unanswered, nil
 }
 
 func (c dockerConfig) match(registry, repository, from string) []credential {

@@ -39,7 +39,7 @@ func TestPullSecretsComeBeforeFilesAndLongMatchesFirst(t *testing.T) {
 	s := &Store{config: Config{AuthFiles: []string{file}}}
 	secret := []byte(`{"auths":{"r.example":{"username":"wide","password":"x"},"r.example/team":{"username":"narrow","password":"x"},"r.example/other":{"username":"no","password":"x"}}}`)
 	old := []byte(`{"r.example":{"auth":"b2xkOng="}}`)
-	found, err := s.credentials(t.Context(), "r.example", "team/app", [][]byte{secret, old})
+	found, _, err := s.credentials(t.Context(), "r.example", "team/app", [][]byte{secret, old})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,10 +50,10 @@ func TestPullSecretsComeBeforeFilesAndLongMatchesFirst(t *testing.T) {
 	if got := strings.Join(users, " "); got != "narrow wide old file" {
 		t.Errorf("tried are %s", got)
 	}
-	if found, err := s.credentials(t.Context(), "elsewhere.example", "a", nil); err != nil || len(found) != 1 || found[0].from != "" {
+	if found, _, err := s.credentials(t.Context(), "elsewhere.example", "a", nil); err != nil || len(found) != 1 || found[0].from != "" {
 		t.Errorf("without a match: %v (%v), want one try without credentials", found, err)
 	}
-	if _, err := s.credentials(t.Context(), "r.example", "a", [][]byte{[]byte("{")}); err == nil || !strings.Contains(err.Error(), "cannot read a pull secret") {
+	if _, _, err := s.credentials(t.Context(), "r.example", "a", [][]byte{[]byte("{")}); err == nil || !strings.Contains(err.Error(), "cannot read a pull secret") {
 		t.Errorf("a broken secret: %v", err)
 	}
 }
@@ -70,11 +70,11 @@ func TestCredentialHelperIsAsked(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := &Store{config: Config{AuthFiles: []string{file}}}
-	found, err := s.credentials(t.Context(), "r.example", "a", nil)
+	found, _, err := s.credentials(t.Context(), "r.example", "a", nil)
 	if err != nil || len(found) != 1 || found[0].auth.IdentityToken != "t" {
 		t.Errorf("credentials are %+v (%v)", found, err)
 	}
-	if found, err = s.credentials(t.Context(), "other.example", "a", nil); err != nil || found[0].from != "" {
+	if found, _, err = s.credentials(t.Context(), "other.example", "a", nil); err != nil || found[0].from != "" {
 		t.Errorf("credentials that the helper does not have: %+v (%v)", found, err)
 	}
 }

@@ -26,6 +26,10 @@ type Config struct {
 	// $DOCKER_CONFIG/config.json, Root/config.json and /root/.docker/config.json.
 	AuthFiles []string
 
+	// Providers are asked for credentials after pull secrets and AuthFiles; nil
+	// means none.
+	Providers *CredentialProviders
+
 	// Mirrors are asked before the registry itself, in order.
 	Mirrors []Mirror
 

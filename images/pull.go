@@ -181,7 +181,7 @@ func (s *Store) pullNow(ctx context.Context, r reference, secrets [][]byte, m *m
 
 // pullFrom gets an image from one registry.
 func (s *Store) pullFrom(ctx context.Context, e *endpoint, r reference, secrets [][]byte, m *meter) (*Image, error) {
-	credentials, err := s.credentials(ctx, e.host, e.repository, secrets)
+	credentials, unanswered, err := s.credentials(ctx, e.host, e.repository, secrets)
 	if err != nil {
 		return nil, err
 	}
@@ -201,6 +201,9 @@ func (s *Store) pullFrom(ctx context.Context, e *endpoint, r reference, secrets 
 		if !isDenied(err) {
 			break
 		}
+	}
+	if isDenied(err) && len(unanswered) > 0 {
+		return nil, fmt.Errorf("%w; %w", e.explain(r, err), errors.Join(unanswered...))
 	}
 	if err != nil {
 		return nil, e.explain(r, err)

@@ -43,6 +43,7 @@ func openImages(g *globals, o *runOptions, log logr.Logger) (*images.Store, erro
 	}
 	c := images.Config{Root: root, Logger: log}
 	if o != nil {
+		c.Providers = o.providers
 		c.QPS, c.Burst, c.MaxParallelPulls = o.pullQPS, o.pullBurst, o.parallelPulls
 		for _, m := range o.mirrors {
 			prefix, where, ok := strings.Cut(m, "=")

@@ -48,6 +48,8 @@ type runOptions struct {
 	cgroupRoot, bridge, podCIDR  string
 	hostname, pauseBinary        string
 	mirrors                      []string
+	providerConfig, providerBin  string
+	providers                    *images.CredentialProviders // read by validate
 	verbosity                    int
 	logFormat                    string
 	rescan                       time.Duration
@@ -101,6 +103,8 @@ Several agents run side by side on one machine when each has its own --root-dir,
 	f.StringVar(&o.hostname, "hostname-override", "", "the node's name; by default the host's")
 	f.StringVar(&o.pauseBinary, "pause-binary", "", "podd-pause; by default the one beside this program")
 	f.StringArrayVar(&o.mirrors, "image-mirror", nil, "PREFIX=URL or PREFIX=DIR: where images of a registry are looked for first; a directory holds OCI layouts or archives; may be repeated")
+	f.StringVar(&o.providerConfig, "image-credential-provider-config", "", "a CredentialProviderConfig (kubelet.config.k8s.io/v1), or a directory of them: programs that know credentials for registries")
+	f.StringVar(&o.providerBin, "image-credential-provider-bin-dir", "", "directory of these programs")
 	f.BoolVar(&o.strictProbes, "strict-probes", false, "count each probe attempt that runs into its timeout as a failure, also where the machine was starved or suspended")
 	f.IntVarP(&o.verbosity, "v", "v", 0, "verbosity; 1 and above log every step")
 	f.StringVar(&o.logFormat, "logging-format", "text", "text or json")
@@ -399,7 +403,8 @@ func (a *agent) mistakes(key pod.Key) []string {
 	return lines
 }
 
-// validate refuses what cannot work before anything is made.
+// validate refuses what cannot work before anything is made, and reads the
+// credential providers.
 func (o *runOptions) validate() error {
 	if _, err := parseCIDRs(o.podCIDR); err != nil {
 		return err
@@ -413,6 +418,15 @@ func (o *runOptions) validate() error {
 	if o.webConfig != "" {
 		if _, err := api.LoadWebConfig(o.webConfig); err != nil {
 			return fmt.Errorf("--web-config: %w", err)
+		}
+	}
+	if (o.providerConfig == "") != (o.providerBin == "") {
+		return errors.New("--image-credential-provider-config and --image-credential-provider-bin-dir belong together: give both or none")
+	}
+	if o.providerConfig != "" {
+		var err error
+		if o.providers, err = images.LoadCredentialProviders(o.providerConfig, o.providerBin); err != nil {
+			return err
 		}
 	}
 	if _, err := os.Stat(o.pauseBinary); err != nil {
