@@ -183,6 +183,10 @@ func (o *object) check(p *v1.Pod) {
 	for i := range s.Containers {
 		o.checkContainer(item("spec.containers", i), &s.Containers[i], s, named, volumes, hostPorts)
 	}
+	for i := range s.EphemeralContainers {
+		c := (*v1.Container)(&s.EphemeralContainers[i].EphemeralContainerCommon)
+		o.checkContainer(item("spec.ephemeralContainers", i), c, s, named, volumes, hostPorts)
+	}
 }
 
 func (o *object) checkMeta(p *metav1.ObjectMeta) {

@@ -47,6 +47,9 @@ func applyDefaults(p *v1.Pod) {
 	for i := range s.Containers {
 		containerDefaults(&s.Containers[i], s.HostNetwork)
 	}
+	for i := range s.EphemeralContainers {
+		containerDefaults((*v1.Container)(&s.EphemeralContainers[i].EphemeralContainerCommon), s.HostNetwork)
+	}
 }
 
 // fileDefaults are those of volumes whose files the agent writes.

@@ -23,6 +23,8 @@ type directory struct {
 	path string           // as the user gave it
 	only string           // the one file that counts; empty: every manifest
 	now  func() time.Time // for what reports show
+	// objects are those of the API, of which files here go before.
+	objects *objectFiles
 
 	files map[string]*file
 	// strays are manifests known from before whose files are not in this
@@ -59,14 +61,14 @@ type signature struct {
 }
 
 func newDirectory(path string, known []pod.Desired, sources []pod.Source, now func() time.Time) *directory {
-	d := &directory{path: path, now: now, files: map[string]*file{}}
+	d := &directory{path: path, now: now, files: map[string]*file{}, objects: newObjectFiles("", nil, now)}
 	info, err := os.Stat(path)
 	if err == nil && !info.IsDir() || err != nil && IsManifest(filepath.Base(path)) {
 		d.path, d.only = filepath.Dir(path), filepath.Base(path)
 	}
 	here, _ := filepath.Abs(d.path)
 	for _, k := range known {
-		if k.Gone || k.Pod == nil {
+		if k.Gone || k.Pod == nil || k.Origin.API {
 			continue
 		}
 		l := loaded{desired: k, kept: true}
@@ -302,14 +304,22 @@ func (d *directory) set() ([]pod.Desired, []pod.Source, []Report) {
 	all := slices.Clone(d.strays)
 	allSources := slices.Clone(d.straySources)
 	reports := map[string]*Report{}
-	for name, f := range d.files {
-		all = append(all, slices.Collect(maps.Values(f.good))...)
-		allSources = append(allSources, slices.Collect(maps.Values(f.sources))...)
-		r := &Report{File: d.shown(name), Problems: slices.Clone(f.problems)}
+	report := func(path string, f *file) {
+		r := &Report{File: path, Problems: slices.Clone(f.problems)}
 		if f.trouble != "" {
 			r.Problems = append(r.Problems, Problem{File: r.File, Message: f.trouble})
 		}
 		reports[r.File] = r
+	}
+	for name, f := range d.files {
+		all = append(all, slices.Collect(maps.Values(f.good))...)
+		allSources = append(allSources, slices.Collect(maps.Values(f.sources))...)
+		report(d.shown(name), f)
+	}
+	objects, objectSources := d.objects.wanted()
+	all, allSources = append(all, objects...), append(allSources, objectSources...)
+	for path, f := range d.objects.files {
+		report(path, f)
 	}
 	set, clashes := combine(all)
 	sources, more := combineSources(allSources)
@@ -324,9 +334,11 @@ func (d *directory) set() ([]pod.Desired, []pod.Source, []Report) {
 		}
 		return reports[path]
 	}
-	if d.trouble != "" {
-		r := of(d.path)
-		r.Problems = append(r.Problems, Problem{File: d.path, Message: d.trouble})
+	for path, trouble := range map[string]string{d.path: d.trouble, d.objects.dir: d.objects.trouble} {
+		if trouble != "" {
+			r := of(path)
+			r.Problems = append(r.Problems, Problem{File: path, Message: trouble})
+		}
 	}
 	kept := func(k Kept, origin pod.Origin) {
 		// A file without a problem of its own is missing with its directory.

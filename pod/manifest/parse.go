@@ -91,8 +91,12 @@ func (o *Object) broken(kind string) bool {
 // Parse reads one file's bytes. file is the name that problems and origins show.
 func Parse(file string, data []byte) Result {
 	p := parser{file: file}
+	return p.parse(data)
+}
+
+func (p *parser) parse(data []byte) Result {
 	p.bytes(data)
-	r := p.result
+	r, file := p.result, p.file
 	first := map[pod.SourceID]int{}
 	for i := range r.Objects {
 		o := &r.Objects[i]
@@ -147,6 +151,7 @@ func kindText(kind string) string {
 
 type parser struct {
 	file   string
+	api    bool // see [ParseObject]
 	result Result
 }
 
@@ -366,6 +371,9 @@ func (p *parser) document(root *yaml.Node, c chunk) {
 func (p *parser) newObject(n *yaml.Node, c chunk, v *visits, prefix string) *object {
 	o := &object{file: p.file, before: c.before, prefix: prefix, visits: v, fieldAt: fieldAt,
 		places: map[string]place{}, failed: map[string]bool{}}
+	if p.api {
+		o.fieldAt = apiFieldAt
+	}
 	o.places[""] = place{nil, n, resolved(n)}
 	return o
 }

@@ -40,14 +40,11 @@ type clash struct {
 
 // combine makes one set of what several files hold. What is given twice is
 // taken from the first by path and line; what files still hold goes before
-// what is only kept. The set is sorted by namespace and name.
+// what is only kept, and all files of the user's before what the API keeps. The set is sorted by namespace and name.
 func combine(all []loaded) (set []pod.Desired, clashes []clash) {
 	slices.SortStableFunc(all, func(a, b loaded) int {
-		if a.kept != b.kept {
-			if b.kept {
-				return -1
-			}
-			return 1
+		if c := cmp.Or(compareBools(a.desired.Origin.API, b.desired.Origin.API), compareBools(a.kept, b.kept)); c != 0 {
+			return c
 		}
 		return cmp.Or(cmp.Compare(a.desired.Origin.File, b.desired.Origin.File),
 			cmp.Compare(a.desired.Origin.Line, b.desired.Origin.Line))
@@ -67,6 +64,17 @@ func combine(all []loaded) (set []pod.Desired, clashes []clash) {
 		return cmp.Or(cmp.Compare(a.Key.Namespace, b.Key.Namespace), cmp.Compare(a.Key.Name, b.Key.Name))
 	})
 	return set, clashes
+}
+
+// compareBools puts false first.
+func compareBools(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
 }
 
 // problem tells the author of the second of two equal names.

@@ -24,11 +24,8 @@ type loadedSource struct {
 // combineSources is [combine] for ConfigMaps and Secrets.
 func combineSources(all []loadedSource) (set map[pod.SourceID]loadedSource, clashes []clash) {
 	slices.SortStableFunc(all, func(a, b loadedSource) int {
-		if a.kept != b.kept {
-			if b.kept {
-				return -1
-			}
-			return 1
+		if c := cmp.Or(compareBools(a.source.Origin.API, b.source.Origin.API), compareBools(a.kept, b.kept)); c != 0 {
+			return c
 		}
 		return cmp.Or(cmp.Compare(a.source.Origin.File, b.source.Origin.File),
 			cmp.Compare(a.source.Origin.Line, b.source.Origin.Line))

@@ -24,10 +24,13 @@ type Config struct {
 	Loaded []pod.Desired
 	// LoadedSources are the same for ConfigMaps and Secrets.
 	LoadedSources []pod.Source
-	// Keep receives the ConfigMaps and Secrets in force, sorted by kind, namespace
+	// Keep receives the ConfigMaps and Secrets in force that files declare, sorted by kind, namespace
 	// and name, whenever they change. It is called from Run's goroutine and must
 	// return at once. Nil: nobody wants to know.
 	Keep func([]pod.Source)
+	// Objects is the directory in which the API keeps its objects; empty: there is
+	// no API. It is read at the start; see [Watcher.Declare] for later.
+	Objects string
 	// Rescan is how often everything is looked at again; zero means 20 s.
 	Rescan time.Duration
 	// Settle is how long a file that is open for writing must be quiet before
@@ -61,6 +64,7 @@ type Watcher struct {
 	config  Config
 	changed chan struct{}
 	asked   chan chan struct{} // by Rescan; closed when it is done
+	handed  chan handed        // by Declare and Withdraw
 
 	// removalPause and backupPause, but in tests on busy machines.
 	removal, backup time.Duration
@@ -84,7 +88,7 @@ func New(c Config) *Watcher {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return &Watcher{config: c, changed: make(chan struct{}, 1), asked: make(chan chan struct{}), removal: removalPause, backup: backupPause,
+	return &Watcher{config: c, changed: make(chan struct{}, 1), asked: make(chan chan struct{}), handed: make(chan handed), removal: removalPause, backup: backupPause,
 		writing: map[string]time.Time{}, removals: map[string]time.Time{}}
 }
 
@@ -102,6 +106,7 @@ func (w *Watcher) Run(ctx context.Context, out chan<- []pod.Desired) error {
 	defer in.close()
 	w.inotify = in
 	w.dir = newDirectory(w.config.Dir, w.config.Loaded, w.config.LoadedSources, w.config.Now)
+	w.dir.objects = newObjectFiles(w.config.Objects, w.config.Loaded, w.config.Now)
 	w.rescan()
 
 	var last []pod.Desired
@@ -113,9 +118,9 @@ func (w *Watcher) Run(ctx context.Context, out chan<- []pod.Desired) error {
 	for {
 		set, sources, reports := w.dir.set()
 		w.publish(reports)
-		if w.config.Keep != nil && w.dir.wasRead && !sameSourceList(sources, kept) {
-			w.config.Keep(sources)
-			kept = sources
+		if declared := fromFiles(sources); w.config.Keep != nil && w.dir.wasRead && !sameSourceList(declared, kept) {
+			w.config.Keep(declared)
+			kept = declared
 		}
 		switch {
 		case !w.dir.wasRead && len(set) == 0:
@@ -144,6 +149,9 @@ func (w *Watcher) Run(ctx context.Context, out chan<- []pod.Desired) error {
 			}
 			w.handle(in.sort(events))
 		case <-timer.C:
+		case h := <-w.handed:
+			w.dir.objects.take(h)
+			close(h.done)
 		case done := <-w.asked:
 			w.rescan()
 			close(done)
