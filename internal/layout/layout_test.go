@@ -44,6 +44,8 @@ var allowed = []struct {
 	{"api/rest", []string{"api/objects", "api/discovery", "api/patch", "api/table"}, "HTTP over the store"},
 	{"api/discovery", nil, "what is served, as data"},
 	{"api/discovery/generate", []string{"api/discovery"}, "cuts the OpenAPI documents to what is served"},
+	{"api/auth", nil, "leaf: who asks and what they may do"},
+	{"api/node", []string{"api/objects"}, "shows this machine as a Node"},
 	{"demo", []string{}, "recipes"},
 	{"cmd/podd-pause", []string{"sandbox/pause", "sandbox/stage"}, "main of the pause process"},
 	{"cmd/podd", []string{"..."}, "wires everybody"},

@@ -1,0 +1,217 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/go-logr/logr"
+	coordination "k8s.io/api/coordination/v1"
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"podd/api/objects"
+)
+
+var facts = Facts{
+	Name: "box", IPs: []netip.Addr{netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("2001:db8::7")}, PodCIDRs: []string{"10.244.0.0/24"},
+	MachineID: "m", BootID: "b", KernelVersion: "6.1.0", OSImage: "Debian", Version: "v1.37.2", RuntimeVersion: "0.1", KubeletPort: 10250,
+}
+
+var plenty = Load{Cores: 2, MemoryBytes: 8 << 30, AvailableBytes: 4 << 30, DiskBytes: 100 << 30, AvailableDiskBytes: 50 << 30,
+	Inodes: 1000, FreeInodes: 500, PIDs: 32768, UsedPIDs: 100}
+
+func condition(n *v1.Node, kind v1.NodeConditionType) v1.NodeCondition {
+	for _, c := range n.Status.Conditions {
+		if c.Type == kind {
+			return c
+		}
+	}
+	return v1.NodeCondition{}
+}
+
+func TestNodeIsShownAsAKubeletShowsIt(t *testing.T) {
+	now := time.Unix(1000, 0)
+	n := Describe(nil, facts, plenty, now)
+	if n.Labels["kubernetes.io/hostname"] != "box" || n.Labels["kubernetes.io/os"] != "linux" || n.Labels["kubernetes.io/arch"] == "" {
+		t.Errorf("labels %v", n.Labels)
+	}
+	if a := n.Status.Addresses; len(a) != 3 || a[0].Address != "192.0.2.7" || a[0].Type != v1.NodeInternalIP || a[2].Type != v1.NodeHostName {
+		t.Errorf("addresses %v", a)
+	}
+	if n.Spec.PodCIDR != "10.244.0.0/24" || n.Status.NodeInfo.SystemUUID != "m" || n.Status.DaemonEndpoints.KubeletEndpoint.Port != 10250 {
+		t.Errorf("%+v", n)
+	}
+	for name, want := range map[v1.ResourceName]string{v1.ResourceCPU: "2", v1.ResourceMemory: "8Gi", v1.ResourceEphemeralStorage: "100Gi", v1.ResourcePods: "110"} {
+		if q := n.Status.Allocatable[name]; q.String() != want {
+			t.Errorf("allocatable %s: %s", name, q.String())
+		}
+	}
+	for kind, want := range map[v1.NodeConditionType]v1.ConditionStatus{
+		v1.NodeReady: v1.ConditionTrue, v1.NodeMemoryPressure: v1.ConditionFalse, v1.NodeDiskPressure: v1.ConditionFalse, v1.NodePIDPressure: v1.ConditionFalse,
+	} {
+		if c := condition(n, kind); c.Status != want || c.Reason == "" || !c.LastTransitionTime.Equal(&metav1.Time{Time: now}) {
+			t.Errorf("%s: %+v", kind, c)
+		}
+	}
+}
+
+func TestPressureIsTheKubeletsThreshold(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*Load)
+		kind   v1.NodeConditionType
+		under  bool
+	}{
+		"100 MiB of memory left":     {func(l *Load) { l.AvailableBytes = 100 << 20 }, v1.NodeMemoryPressure, false},
+		"less than 100 MiB left":     {func(l *Load) { l.AvailableBytes = 100<<20 - 1 }, v1.NodeMemoryPressure, true},
+		"a tenth of the disk left":   {func(l *Load) { l.AvailableDiskBytes = 10 << 30 }, v1.NodeDiskPressure, false},
+		"less than a tenth left":     {func(l *Load) { l.AvailableDiskBytes = 10<<30 - 4096 }, v1.NodeDiskPressure, true},
+		"few inodes left":            {func(l *Load) { l.FreeInodes = 49 }, v1.NodeDiskPressure, true},
+		"a file system without them": {func(l *Load) { l.Inodes, l.FreeInodes = 0, 0 }, v1.NodeDiskPressure, false},
+		"no PID left":                {func(l *Load) { l.UsedPIDs = l.PIDs }, v1.NodePIDPressure, true},
+	} {
+		l := plenty
+		c.change(&l)
+		if got := condition(Describe(nil, facts, l, time.Unix(1, 0)), c.kind); (got.Status == v1.ConditionTrue) != c.under {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+}
+
+func TestWhatUsersChangeOfTheNodeStays(t *testing.T) {
+	n := Describe(nil, facts, plenty, time.Unix(1000, 0))
+	n.UID = "u"
+	n.Labels["rack"], n.Labels["kubernetes.io/hostname"] = "3", "wrong"
+	n.Spec.Unschedulable = true
+	n.Spec.Taints = []v1.Taint{{Key: "k", Effect: v1.TaintEffectNoSchedule}}
+	n.Status.Conditions = append(n.Status.Conditions, v1.NodeCondition{Type: "Mine", Status: v1.ConditionTrue})
+	again := Describe(n, facts, Load{Cores: 4}, time.Unix(2000, 0))
+	if again.Labels["rack"] != "3" || again.Labels["kubernetes.io/hostname"] != "box" || !again.Spec.Unschedulable || len(again.Spec.Taints) != 1 || again.UID != "u" {
+		t.Errorf("%+v", again)
+	}
+	if condition(again, "Mine").Status != v1.ConditionTrue {
+		t.Error("a condition of somebody else is gone")
+	}
+	ready, memory := condition(again, v1.NodeReady), condition(again, v1.NodeMemoryPressure)
+	if ready.LastTransitionTime.Unix() != 1000 || ready.LastHeartbeatTime.Unix() != 2000 {
+		t.Errorf("ready did not change: %+v", ready)
+	}
+	if memory.LastTransitionTime.Unix() != 2000 {
+		t.Errorf("memory pressure changed: %+v", memory)
+	}
+}
+
+func TestNodeAndLeaseAreKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := objects.New()
+		load, failure := plenty, error(nil)
+		k := &Keeper{Store: store, Facts: facts, Logger: logr.Discard(), NewUID: func() types.UID { return "u" },
+			Look: func(context.Context) (Load, error) { return load, failure }}
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		go k.Run(ctx)
+		synctest.Wait()
+		nodeKey := objects.Key{Resource: Nodes, Name: "box"}
+		leaseKey := objects.Key{Resource: Leases, Namespace: LeaseNamespace, Name: "box"}
+		get := func() (*v1.Node, *coordination.Lease) {
+			t.Helper()
+			synctest.Wait()
+			n, _ := store.Get(nodeKey)
+			l, found := store.Get(leaseKey)
+			if !found {
+				t.Fatal("there is no lease")
+			}
+			return n.(*v1.Node), l.(*coordination.Lease)
+		}
+		n, l := get()
+		if n.UID != "u" || len(l.OwnerReferences) != 1 || l.OwnerReferences[0].UID != "u" || *l.Spec.HolderIdentity != "box" {
+			t.Errorf("%+v %+v", n.ObjectMeta, l)
+		}
+		time.Sleep(11 * time.Second)
+		n2, l2 := get()
+		if n2.ResourceVersion != n.ResourceVersion {
+			t.Error("a Node of which nothing changed was told again after ten seconds")
+		}
+		if !l2.Spec.RenewTime.After(l.Spec.RenewTime.Time) {
+			t.Error("the lease was not renewed")
+		}
+		time.Sleep(5 * time.Minute)
+		if n3, _ := get(); n3.ResourceVersion == n.ResourceVersion {
+			t.Error("the Node was not told again after five minutes")
+		}
+		load.AvailableBytes = 0
+		time.Sleep(11 * time.Second)
+		if n4, _ := get(); condition(n4, v1.NodeMemoryPressure).Status != v1.ConditionTrue {
+			t.Error("pressure was not told")
+		}
+		failure = errors.New("no /proc")
+		time.Sleep(time.Minute)
+		if _, after := get(); time.Since(after.Spec.RenewTime.Time) < 50*time.Second {
+			t.Error("the lease is renewed although the machine cannot be looked at")
+		}
+	})
+}
+
+func TestRatesAreMeasuredWhenAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		taken := 0
+		start := time.Now()
+		pods := []*v1.Pod{
+			{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web", UID: "1"}, Spec: v1.PodSpec{Containers: []v1.Container{{Name: "a"}, {Name: "b"}}}},
+			{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "done", UID: "2"}, Spec: v1.PodSpec{Containers: []v1.Container{{Name: "a"}}}},
+		}
+		run := "first"
+		busy := func() time.Duration { return time.Since(start) / 2 } // half a core
+		m := &Meter{Node: "box",
+			Machine: func(context.Context) (Sample, error) { taken++; return Sample{CPU: busy() * 2, Memory: 5}, nil },
+			Pods:    func() []*v1.Pod { return pods },
+			Pod: func(_ context.Context, p *v1.Pod) map[string]Sample {
+				if p.UID == "2" {
+					return nil
+				}
+				s := Sample{CPU: busy(), Memory: 7 << 20, Run: run}
+				if run != "first" {
+					s.CPU = time.Second
+				}
+				return map[string]Sample{"a": s}
+			},
+		}
+		use := func() Usage {
+			t.Helper()
+			u, err := m.Usage(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return u
+		}
+		u := use()
+		if len(u.Pods) != 1 || len(u.Pods[0].Containers) != 1 || u.Pods[0].Name != "web" {
+			t.Fatalf("%+v", u.Pods)
+		}
+		cpu, memory := u.Pods[0].Containers[0].Usage[v1.ResourceCPU], u.Pods[0].Containers[0].Usage[v1.ResourceMemory]
+		if cpu.MilliValue() != 500 || memory.String() != "7Mi" || u.Node.Usage.Cpu().MilliValue() != 1000 {
+			t.Errorf("cpu %s, memory %s, node %v", cpu.String(), memory.String(), u.Node.Usage)
+		}
+		use()
+		if taken != 2 {
+			t.Errorf("asked twice within a second: %d samples", taken)
+		}
+		time.Sleep(10 * time.Second)
+		if u = use(); taken != 3 || u.Node.Window.Duration != 10*time.Second {
+			t.Errorf("asked again after ten seconds: %d samples, window %s", taken, u.Node.Window.Duration)
+		}
+		run = "second"
+		time.Sleep(10 * time.Second)
+		if cpu = use().Pods[0].Containers[0].Usage[v1.ResourceCPU]; cpu.MilliValue() != 100 {
+			t.Errorf("a container that began anew: %s", cpu.String())
+		}
+		time.Sleep(time.Hour)
+		if use(); taken != 6 {
+			t.Errorf("asked after an hour: %d samples", taken)
+		}
+	})
+}
