@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/klog/v2"
 
 	"podd/api"
 	"podd/images"
@@ -125,6 +126,7 @@ func (o *runOptions) run(ctx context.Context, given func(string) bool) error {
 	if err != nil {
 		return err
 	}
+	klog.SetLogger(log.WithName("streams").V(1)) // of k8s.io/streaming; each stream that a client makes in vain is a warning there
 	for _, w := range warnings {
 		log.Info(w)
 	}

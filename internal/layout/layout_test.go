@@ -40,6 +40,7 @@ var allowed = []struct {
 	{"dist", nil, "what is installed beside the programs"},
 	{"metrics", []string{"pod"}, "reads snapshots"},
 	{"api", []string{"pod", "logs"}, "reads snapshots; exec passes through the manager"},
+	{"api/stream", []string{"pod"}, "protocols; of pods it knows the size of a terminal"},
 	{"api/objects", nil, "the store; knows neither HTTP nor kinds"},
 	{"api/rest", []string{"api/objects", "api/discovery", "api/patch", "api/table"}, "HTTP over the store"},
 	{"api/discovery", nil, "what is served, as data"},
