@@ -22,6 +22,8 @@ import (
 type Commands interface {
 	// Exec runs a command in a running container of a pod.
 	Exec(ctx context.Context, key pod.Key, r pod.ExecRequest) (exitCode int, err error)
+	// Attach connects a client to a running container's main process.
+	Attach(ctx context.Context, key pod.Key, r pod.AttachRequest) error
 	// Restart stops and starts a pod in place.
 	Restart(ctx context.Context, key pod.Key) error
 	// Debug adds an ephemeral container to a pod.
@@ -87,6 +89,7 @@ func Control(c Config) http.Handler {
 	mux.HandleFunc("GET /version", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, c.Version) })
 	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", c.logs)
 	mux.HandleFunc("POST /exec/{namespace}/{pod}/{container}", c.exec)
+	mux.HandleFunc("POST /attach/{namespace}/{pod}/{container}", c.attach)
 	mux.HandleFunc("POST /restart/{namespace}/{pod}", c.restart)
 	mux.HandleFunc("POST /debug/{namespace}/{pod}", c.debug)
 	mux.HandleFunc("POST /diff", c.diff)

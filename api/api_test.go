@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -49,6 +50,17 @@ func (c *commands) Exec(ctx context.Context, key pod.Key, r pod.ExecRequest) (in
 		return 0, ctx.Err()
 	}
 	return 128, errors.New(`exec: "` + r.Command[0] + `": executable file not found in $PATH`)
+}
+
+// Attach greets, tells a terminal's width, and repeats what is typed.
+func (c *commands) Attach(_ context.Context, key pod.Key, r pod.AttachRequest) error {
+	fmt.Fprintf(r.Stderr, "attached to %s of %s", r.Container, key)
+	if r.Stdin == nil {
+		fmt.Fprint(r.Stdout, (<-r.Resize).Width)
+		return errors.New("the container is gone")
+	}
+	_, err := io.Copy(r.Stdout, r.Stdin)
+	return err
 }
 
 func (c *commands) Restart(_ context.Context, key pod.Key) error {
@@ -209,6 +221,31 @@ func TestExecPassesStreamsAndTheExitCode(t *testing.T) {
 				t.Errorf("error %v, want %q", err, tc.fail)
 			}
 		})
+	}
+}
+
+func TestAttachPassesStreamsAndTheSize(t *testing.T) {
+	client, c, _ := agent(t)
+	c.Board.Set(runningPod())
+	key := pod.Key{Namespace: "default", Name: "web"}
+	var out, stderr bytes.Buffer
+	err := client.Attach(t.Context(), key, pod.AttachRequest{Container: "app", Stdin: strings.NewReader("typed"), Stdout: &out, Stderr: &stderr})
+	if err != nil || out.String() != "typed" || stderr.String() != "attached to app of default/web" {
+		t.Errorf("%q, %q, %v", out.String(), stderr.String(), err)
+	}
+	sizes := make(chan pod.TerminalSize, 1)
+	sizes <- pod.TerminalSize{Width: 132, Height: 43}
+	close(sizes)
+	out.Reset()
+	err = client.Attach(t.Context(), key, pod.AttachRequest{Container: "app", Resize: sizes, Stdout: &out, Stderr: io.Discard})
+	if err == nil || err.Error() != "the container is gone" || out.String() != "132" {
+		t.Errorf("%q, %v", out.String(), err)
+	}
+	for container, want := range map[string]string{"late": "it does not run", "other": "container other is not valid for pod web"} {
+		err := client.Attach(t.Context(), key, pod.AttachRequest{Container: container})
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("container %s: %v, want %q", container, err, want)
+		}
 	}
 }
 

@@ -235,20 +235,32 @@ func (c *Client) post(ctx context.Context, path string) error {
 // Exec runs a command in a container and returns its exit code. Of r, ID and
 // Timeout are not used.
 func (c *Client) Exec(ctx context.Context, key pod.Key, r pod.ExecRequest) (int, error) {
+	q := url.Values{"command": r.Command}
+	if r.TTY {
+		q.Set("tty", "true")
+	}
+	return c.converse(ctx, "exec", key, r.Container, q, streams{r.Stdin, r.Stdout, r.Stderr, r.Resize})
+}
+
+// Attach connects to a container's main process; see [pod.AttachRequest]. Of r, ID
+// and TTY are not used.
+func (c *Client) Attach(ctx context.Context, key pod.Key, r pod.AttachRequest) error {
+	_, err := c.converse(ctx, "attach", key, r.Container, url.Values{}, streams{r.Stdin, r.Stdout, r.Stderr, r.Resize})
+	return err
+}
+
+// converse is the client's side of what stream.go draws.
+func (c *Client) converse(ctx context.Context, verb string, key pod.Key, container string, q url.Values, s streams) (int, error) {
 	conn, err := c.dial(ctx, "", "")
 	if err != nil {
 		return 0, err
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	q := url.Values{"command": r.Command}
-	if r.TTY {
-		q.Set("tty", "true")
-	}
-	if r.Stdin != nil {
+	if s.stdin != nil {
 		q.Set("stdin", "true")
 	}
-	path := url.URL{Path: "/exec/" + key.Namespace + "/" + key.Name + "/" + r.Container, RawQuery: q.Encode()}
+	path := url.URL{Path: "/" + verb + "/" + key.Namespace + "/" + key.Name + "/" + container, RawQuery: q.Encode()}
 	fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: podd\r\nConnection: Upgrade\r\nUpgrade: %s\r\nContent-Length: 0\r\n\r\n",
 		path.String(), upgradeProtocol)
 	in := bufio.NewReader(conn)
@@ -261,17 +273,17 @@ func (c *Client) Exec(ctx context.Context, key pod.Key, r pod.ExecRequest) (int,
 		return 0, responseError(resp)
 	}
 	frames := &frameWriter{w: conn}
-	if r.Stdin != nil {
+	if s.stdin != nil {
 		// Ends with the input; a read that never returns ends with the program.
 		go func() {
-			io.Copy(frames.channel(channelStdin), r.Stdin)
+			io.Copy(frames.channel(channelStdin), s.stdin)
 			frames.frame(channelStdin, nil)
 		}()
 	}
-	if r.Resize != nil {
+	if s.resize != nil {
 		// Ends when the caller closes the channel or the connection is closed.
 		go func() {
-			for size := range r.Resize {
+			for size := range s.resize {
 				if frames.json(channelResize, size) != nil {
 					return
 				}
@@ -284,15 +296,15 @@ func (c *Client) Exec(ctx context.Context, key pod.Key, r pod.ExecRequest) (int,
 			if ctx.Err() != nil {
 				return 0, ctx.Err()
 			}
-			return 0, fmt.Errorf("lost the agent while the command ran: %w", err)
+			return 0, fmt.Errorf("lost the agent: %w", err)
 		}
 		switch channel {
 		case channelStdout:
-			if _, err := r.Stdout.Write(p); err != nil {
+			if _, err := s.stdout.Write(p); err != nil {
 				return 0, err
 			}
 		case channelStderr:
-			if _, err := r.Stderr.Write(p); err != nil {
+			if _, err := s.stderr.Write(p); err != nil {
 				return 0, err
 			}
 		case channelResult:

@@ -11,11 +11,11 @@ import (
 	"podd/pod"
 )
 
-// An exec is one HTTP request that both sides turn into a two-way stream of
-// frames once the command is about to start:
+// An exec or an attach is one HTTP request that both sides turn into a two-way stream of
+// frames once the command is about to start or the container is found:
 //
 //	client                                      agent
-//	POST /exec/ns/pod/c?command=…  ─────────▶
+//	POST /exec/ns/pod/c?command=…  ─────────▶   (or /attach/ns/pod/c)
 //	     Upgrade: podd-exec/1
 //	                               ◀─────────   101 Switching Protocols
 //	stdin, resize, empty stdin = end ───────▶

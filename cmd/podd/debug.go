@@ -5,7 +5,10 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/url"
+	"os"
 	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 	v1 "k8s.io/api/core/v1"
@@ -34,10 +37,11 @@ func debugCommand(g *globals) *cobra.Command {
 with --target the processes of that container. It is never restarted, shows in
 describe and logs like any other, and ends with the pod.
 
-With -i or -it a shell, or the command, is run in the new container and connected to
-this terminal; the container itself runs what its image says, and stays.`,
+It runs the command, or what its image says. With -i this program's input is passed to
+it, with -it this terminal is its own; "podd attach" finds it again.`,
 		Example: `  podd debug web --image busybox:1.36 --target httpd -it
-  podd debug web --image busybox:1.36 -- nc -vz 127.0.0.1 80`,
+  podd debug web --image busybox:1.36 -- nc -vz 127.0.0.1 80
+  podd debug web --image busybox:1.36 -it -- sh`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			code, err := o.debug(c.Context(), c.ErrOrStderr(), args[0], args[1:])
@@ -57,13 +61,13 @@ this terminal; the container itself runs what its image says, and stays.`,
 	f.StringVar(&o.target, "target", "", "container whose processes are shared")
 	f.StringVar(&o.policy, "image-pull-policy", "", "Always, IfNotPresent or Never; by default IfNotPresent")
 	f.StringToStringVar(&o.env, "env", nil, "variables of the container, NAME=VALUE")
-	f.BoolVarP(&o.stdin, "stdin", "i", false, "run the command, or a shell, with this program's input")
+	f.BoolVarP(&o.stdin, "stdin", "i", false, "pass this program's input to it")
 	f.BoolVarP(&o.tty, "tty", "t", false, "give it a terminal")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "do not tell the container's name")
 	return c
 }
 
-// debug adds the container and, with stdin, runs a command in it.
+// debug adds the container and, with stdin, attaches to it.
 func (o *debugOptions) debug(ctx context.Context, told io.Writer, arg string, command []string) (int, error) {
 	if o.image == "" {
 		return 0, fmt.Errorf("you must specify --image")
@@ -87,10 +91,13 @@ func (o *debugOptions) debug(ctx context.Context, told io.Writer, arg string, co
 	slices.SortFunc(add.Env, func(a, b v1.EnvVar) int {
 		return cmp.Compare(a.Name, b.Name)
 	})
-	add.Stdin, add.TTY = interactive, o.tty
-	if !interactive {
-		add.Command = command
+	if o.tty && !inputIsTerminal() {
+		fmt.Fprintln(told, noTerminal)
+		o.tty = false
 	}
+	// Without a terminal, the end of our input is the command's.
+	add.Stdin, add.TTY, add.StdinOnce = interactive, o.tty, interactive && !o.tty
+	add.Command = command
 	if err := o.client().Debug(ctx, keyOf(p), add); err != nil {
 		return 0, err
 	}
@@ -103,62 +110,82 @@ func (o *debugOptions) debug(ctx context.Context, told io.Writer, arg string, co
 	if !interactive {
 		return 0, nil
 	}
-	if err := o.awaitRunning(ctx, keyOf(p), add.Name); err != nil {
-		return 0, err
-	}
-	if len(command) == 0 {
-		command = []string{"sh"}
-	}
-	o.container = add.Name
-	return o.exec(ctx, arg, command, true, o.tty)
+	return o.join(ctx, told, keyOf(p), add.Name)
 }
 
-// awaitRunning waits until an ephemeral container runs, and says why it never will
-// where that is clear.
-func (o *debugOptions) awaitRunning(ctx context.Context, key pod.Key, name string) error {
+// join attaches to the new container once it runs and returns its exit code. Of one
+// that has ended by then, it shows the log.
+func (o *debugOptions) join(ctx context.Context, told io.Writer, key pod.Key, name string) (int, error) {
+	p, s, err := o.await(ctx, key, name, func(s v1.ContainerState) bool {
+		return s.Running != nil || s.Terminated != nil ||
+			s.Waiting != nil && s.Waiting.Reason != "ContainerCreating" && s.Waiting.Reason != "PodInitializing"
+	})
+	switch {
+	case err != nil:
+		return 0, err
+	case s.Waiting != nil:
+		return 0, fmt.Errorf("container %s waits: %s: %s", name, s.Waiting.Reason, s.Waiting.Message)
+	case s.Terminated != nil:
+		return int(s.Terminated.ExitCode), o.client().Logs(ctx, key, name, url.Values{}, os.Stdout)
+	}
+	if o.quiet {
+		told = io.Discard
+	}
+	if err := o.attach(ctx, told, p, name, true, o.tty); err != nil {
+		return 0, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	_, s, err = o.await(ctx, key, name, func(s v1.ContainerState) bool { return s.Terminated != nil })
+	if err != nil || s.Terminated == nil {
+		return 0, nil // it goes on, or the pod is gone
+	}
+	return int(s.Terminated.ExitCode), nil
+}
+
+// await waits until an ephemeral container's state is as wanted.
+func (o *debugOptions) await(ctx context.Context, key pod.Key, name string, wanted func(v1.ContainerState) bool) (*v1.Pod, v1.ContainerState, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	list, err := o.client().Pods(ctx)
 	if err != nil {
-		return err
+		return nil, v1.ContainerState{}, err
 	}
-	var outcome error
-	done := false
+	var found *v1.Pod
+	var state v1.ContainerState
 	look := func(p *v1.Pod) {
 		if keyOf(p) != key {
 			return
 		}
 		for _, s := range p.Status.EphemeralContainerStatuses {
-			switch {
-			case s.Name != name:
-			case s.State.Running != nil:
-				done = true
-			case s.State.Terminated != nil:
-				done, outcome = true, fmt.Errorf("container %s has ended: %s, exit code %d", name, s.State.Terminated.Reason, s.State.Terminated.ExitCode)
-			case s.State.Waiting != nil && s.State.Waiting.Reason != "ContainerCreating" && s.State.Waiting.Reason != "PodInitializing":
-				done, outcome = true, fmt.Errorf("container %s waits: %s: %s", name, s.State.Waiting.Reason, s.State.Waiting.Message)
+			if s.Name == name && wanted(s.State) {
+				found, state = p, s.State
+				cancel()
 			}
-		}
-		if done {
-			cancel()
 		}
 	}
 	for i := range list.Items {
 		look(&list.Items[i])
 	}
-	if done {
-		return outcome
+	if found != nil {
+		return found, state, nil
 	}
+	gone := false
 	err = o.client().Watch(ctx, list.ResourceVersion, func(kind watch.EventType, p *v1.Pod) {
 		if kind == watch.Deleted && keyOf(p) == key {
-			done, outcome = true, fmt.Errorf("pod %s is gone", key)
+			gone = true
 			cancel()
 			return
 		}
-		look(p)
+		if found == nil {
+			look(p)
+		}
 	})
-	if done {
-		return outcome
+	switch {
+	case found != nil:
+		return found, state, nil
+	case gone:
+		return nil, state, fmt.Errorf("pod %s is gone", key)
 	}
-	return err
+	return nil, state, err
 }

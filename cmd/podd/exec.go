@@ -55,26 +55,41 @@ func (f *podFlags) exec(ctx context.Context, arg string, command []string, stdin
 	if stdin {
 		req.Stdin = os.Stdin
 	}
-	if tty {
-		fd := int(os.Stdin.Fd())
-		if !stdin || !term.IsTerminal(fd) {
-			fmt.Fprintln(os.Stderr, "Unable to use a TTY - input is not a terminal or the right kind of file")
-		} else {
-			state, err := term.MakeRaw(fd)
-			if err != nil {
-				return 0, fmt.Errorf("cannot use the terminal: %w", err)
-			}
-			defer term.Restore(fd, state)
-			sizes, stop := watchSize(fd)
-			defer stop()
-			req.TTY, req.Resize = true, sizes
+	if tty && (!stdin || !inputIsTerminal()) {
+		fmt.Fprintln(os.Stderr, noTerminal)
+	} else if tty {
+		sizes, restore, err := rawTerminal(false)
+		if err != nil {
+			return 0, err
 		}
+		defer restore()
+		req.TTY, req.Resize = true, sizes
 	}
 	return f.client().Exec(ctx, keyOf(p), req)
 }
 
-// watchSize tells the terminal's size now and whenever it changes.
-func watchSize(fd int) (sizes <-chan pod.TerminalSize, stop func()) {
+const noTerminal = "Unable to use a TTY - input is not a terminal or the right kind of file"
+
+func inputIsTerminal() bool { return term.IsTerminal(int(os.Stdin.Fd())) }
+
+// rawTerminal hands every key on as it is, until restore is called, and tells the
+// terminal's size; see [watchSize].
+func rawTerminal(redraw bool) (sizes <-chan pod.TerminalSize, restore func(), err error) {
+	fd := int(os.Stdin.Fd())
+	state, err := term.MakeRaw(fd)
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot use the terminal: %w", err)
+	}
+	sizes, stop := watchSize(fd, redraw)
+	return sizes, func() {
+		stop()
+		term.Restore(fd, state)
+	}, nil
+}
+
+// watchSize tells the terminal's size now and whenever it changes. redraw makes it
+// change at once, so that a program that runs already draws its screen again.
+func watchSize(fd int, redraw bool) (sizes <-chan pod.TerminalSize, stop func()) {
 	changed := make(chan os.Signal, 1)
 	signal.Notify(changed, unix.SIGWINCH)
 	changed <- unix.SIGWINCH
@@ -92,11 +107,18 @@ func watchSize(fd int) (sizes <-chan pod.TerminalSize, stop func()) {
 			if err != nil {
 				continue
 			}
-			select {
-			case out <- pod.TerminalSize{Width: uint16(width), Height: uint16(height)}:
-			case <-done:
-				return
+			size := pod.TerminalSize{Width: uint16(width), Height: uint16(height)}
+			for _, s := range []pod.TerminalSize{{Width: size.Width + 1, Height: size.Height + 1}, size} {
+				if s != size && !redraw {
+					continue
+				}
+				select {
+				case out <- s:
+				case <-done:
+					return
+				}
 			}
+			redraw = false
 		}
 	}()
 	return out, func() {

@@ -309,7 +309,7 @@ var Fields = []Field{
 	{Path: "spec.containers[].securityContext.seccompProfile.localhostProfile", Support: Honoured},
 	{Path: "spec.containers[].securityContext.appArmorProfile", Support: Refused, Note: noConfinement},
 	{Path: "spec.containers[].stdin", Support: Honoured},
-	{Path: "spec.containers[].stdinOnce", Support: Warned, Note: "nothing attaches to a container's input yet"},
+	{Path: "spec.containers[].stdinOnce", Support: Honoured, Note: "a terminal's input stays open"},
 	{Path: "spec.containers[].tty", Support: Honoured},
 
 	{Path: "spec.ephemeralContainers", Support: Refused, Note: "they are added to a running pod, never by a manifest"},
