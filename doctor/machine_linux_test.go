@@ -13,7 +13,7 @@ func TestASoundMachineWithAppArmor(t *testing.T) {
 		"lsm":        "AppArmor",
 		"mounts":     "/ is shared",
 	}
-	for _, f := range (Host{Root: "/", RootDir: "/tmp/podd", Kernel: fakeKernel{}}).Look() {
+	for _, f := range (Host{Root: "/", RootDir: "/tmp/podd", Bridge: "podd0", Kernel: fakeKernel{}}).Look() {
 		want, known := says[f.Area]
 		if f.Verdict != OK || known && f.Says != want {
 			t.Errorf("%+v, want ok and %q", f, want)
