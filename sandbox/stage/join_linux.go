@@ -47,12 +47,8 @@ func Join(j *Joiner) (pid, master int, err error) {
 			return 0, -1, fail("join the container's cgroup", err)
 		}
 	}
-	flags := unix.CLONE_NEWNS
-	if j.Cgroup {
-		flags |= unix.CLONE_NEWCGROUP
-	}
-	if err := unix.Setns(j.Target, flags); err != nil {
-		return 0, -1, fail("join the container's namespaces", err)
+	if err := unix.Setns(j.Target, unix.CLONE_NEWNS); err != nil {
+		return 0, -1, fail("join the container's mount namespace", err)
 	}
 	stdio, master, opened, err := j.openStdio()
 	defer func() {
@@ -100,6 +96,13 @@ func Join(j *Joiner) (pid, master int, err error) {
 	if j.PID {
 		first = append(first, Call{Name: "join the container's PID namespace", NR: unix.SYS_SETNS,
 			A: [6]uintptr{uintptr(j.Target), unix.CLONE_NEWPID}})
+	}
+	if j.Cgroup {
+		// In the child only: with the mount option nsdelegate, which systemd gives,
+		// the kernel refuses (ENOENT) to clone into a cgroup from another one that
+		// the cloning thread's cgroup namespace does not hold.
+		first = append(first, Call{Name: "join the container's cgroup namespace", NR: unix.SYS_SETNS,
+			A: [6]uintptr{uintptr(j.Target), unix.CLONE_NEWCGROUP}})
 	}
 	first = append(first, closeAllBut(status[1])...)
 	first = append(first, identity(&b, p)...)
