@@ -1,5 +1,6 @@
 #!/bin/bash
-# Runs as root inside the container that vm/systemd.sh starts, once it is up.
+# Runs as root inside the container or machine that vm/systemd.sh starts, once it
+# is up.
 # Lines that begin with "podd: " are the transcript; the last one says how it went.
 cd /podd-test
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
@@ -44,26 +45,36 @@ settled() { # what stays of two looks, so that probes do not count
   b=$(processes)
   comm -12 <(echo "$a") <(echo "$b") | tr '\n' ' '
 }
+# limits lists what podd set in the pods' control groups; those of execs come and go.
+limits() {
+  find "$groups/podd.slice/podd-pods.service" -maxdepth 4 -not -path '*/podd-exec-*' \
+    \( -name cgroup.subtree_control -o -name cpu.max -o -name memory.max -o -name pids.max \) -exec grep -H . {} + 2>/dev/null | sort
+}
 attempts() { podd exec web -c app -- sh -c 'wc -l </tmp/probed' 2>/dev/null; }
 agent() { property MainPID; }
 ready() { [ "$(podd get web 2>/dev/null | awk '$1 == "web" {print $2, $3, $4}')" = "2/2 Running 0" ]; }
 active() { [ "$(property ActiveState)/$(property SubState)" = active/running ]; }
 other_agent() { active && [ "$(agent)" != "$1" ] && [ "$(agent)" != 0 ]; }
-# same WHAT: the pods are those of before, ready, not restarted, and probed.
+# same WHAT: the pods are those of before, as limited, ready, not restarted, and probed.
 same() {
   eventually 60 "$1: pod ready" ready
   local now count
   now=$(settled)
   [ "$now" = "$before" ] || fail "$1: processes were $before, are $now"
+  now=$(limits)
+  [ "$now" = "$limited" ] || fail "$1: limits changed: $(diff <(echo "$limited") <(echo "$now"))"
   count=$(attempts)
   eventually 30 "$1: probes go on after $count" probed_more "$count"
   say "$(printf '%-34s agent %-6s pods unchanged, probed on' "$1" "$(agent)")"
 }
 probed_more() { [ "$(attempts)" -gt "$1" ]; }
 
+systemctl is-system-running --wait >/dev/null 2>&1
+echo # after what the console begins with
 groups=/sys/fs/cgroup
 [ -e $groups/cgroup.controllers ] || groups=/sys/fs/cgroup/unified
-say "Linux $(uname -r), systemd $(systemctl --version | sed -n '1s/systemd \([^ ]*\).*/\1/p'), cgroups: $([ $groups = /sys/fs/cgroup ] && echo v2 || echo v1, hybrid)"
+controllers=$(cat $groups/cgroup.controllers)
+say "Linux $(uname -r), systemd $(systemctl --version | sed -n '1s/systemd \([^ ]*\).*/\1/p'), cgroups: $([ $groups = /sys/fs/cgroup ] && echo "v2 with ${controllers:-no controllers}" || echo v1, hybrid)"
 
 # Installing starts nothing.
 dpkg -i podd.deb >/tmp/dpkg.log 2>&1 || { cat /tmp/dpkg.log; fail "dpkg -i"; }
@@ -97,6 +108,12 @@ eventually 60 "the pod is ready" ready
 eventually 20 "STATUS" sh -c "systemctl show -P StatusText podd.service | grep -q '1 of 1 pods ready'"
 before=$(settled)
 [ "$(wc -w <<<"$before")" -ge 3 ] || fail "processes: $before"
+limited=$(limits)
+if [[ $controllers = *memory* ]]; then
+  for want in memory.max:67108864 "cpu.max:50000 100000"; do
+    grep -q "/burstable/pod.*/.*/$want" <<<"$limited" || fail "no container has $want: $limited"
+  done
+fi
 for p in $before; do
   pid=${p%:*}
   say "$(printf '  pid %-6s %-12s %s' "$pid" "$(cat /proc/$pid/comm)" "$(sed -n "s|^0::||p" /proc/$pid/cgroup | sed 's|\(pod[0-9a-f]\{8\}\)[-0-9a-f]*|\1|; s|\([0-9a-f]\{8\}\)[0-9a-f]\{56\}|\1|')")"

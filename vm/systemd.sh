@@ -1,16 +1,19 @@
 #!/usr/bin/env bash
 # Installs the Debian package where Debian's systemd is PID 1, and does to the
 # agent what users do: nothing of it may touch a pod.
-# Usage: vm/systemd.sh CACHE [bookworm|trixie]...
-# Each is a container of namespaces, on this kernel and its control groups. The
-# package is the one in bin, see make deb; the root file systems come from
-# debootstrap and stay in CACHE.
+# Usage: vm/systemd.sh CACHE [MACHINE]...
+# A MACHINE is the name of a Debian suite and what it runs in: bookworm-container
+# and trixie-container are namespaces, on this kernel and its control groups;
+# bookworm-vm and trixie-vm are emulated machines with the suite's own cloud kernel
+# and every controller on cgroup v2. By default all four, one after the other.
+# The package is the one in bin, see make deb; the root file systems come from
+# debootstrap and stay in CACHE, the kernels beside it, where make test-vm has them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cache=$(mkdir -p "$1" && cd "$1" && pwd)
 shift
-suites=("$@")
-[ ${#suites[@]} -gt 0 ] || suites=(bookworm trixie)
+machines=("$@")
+[ ${#machines[@]} -gt 0 ] || machines=({bookworm,trixie}-{container,vm})
 mirror=${PODD_DEBIAN_MIRROR:-http://deb.debian.org/debian}
 deb=$(ls bin/podd_*_amd64.deb | tail -1)
 
@@ -55,34 +58,85 @@ in_container() { # ROOT
   done
 }
 
+# in_vm boots the root file system from a disk. The guest's script is started by a
+# timer, as somebody who logs in would: it is no part of the boot.
+in_vm() { # ROOT SUITE
+  local root=$1 kernel
+  cat >"$root/etc/systemd/system/podd-test.timer" <<'UNIT'
+[Timer]
+OnActiveSec=1s
+AccuracySec=100ms
+UNIT
+  cat >"$root/etc/systemd/system/podd-test.service" <<'UNIT'
+[Service]
+ExecStart=/bin/bash /podd-test/systemd-guest.sh
+ExecStopPost=/bin/systemctl poweroff --force --force
+StandardOutput=tty
+StandardError=tty
+TTYPath=/dev/ttyS0
+UNIT
+  mkdir -p "$root/etc/systemd/system/timers.target.wants"
+  ln -s ../podd-test.timer "$root/etc/systemd/system/timers.target.wants/"
+  ln -s /dev/null "$root/etc/systemd/system/serial-getty@ttyS0.service"
+
+  # The initramfs has the suite's modules: enough to find the disk.
+  kernel=$(vm/kernel.sh "$(dirname "$cache")/vm" "$2" amd64)
+  rm -rf "$cache/initramfs" && mkdir -p "$cache/initramfs/bin"
+  cp "$(command -v busybox)" "$cache/initramfs/bin/busybox"
+  cat >"$cache/initramfs/init" <<'INIT'
+#!/bin/busybox sh
+/bin/busybox mkdir -p /dev /new
+/bin/busybox mount -t devtmpfs dev /dev
+/bin/busybox modprobe -a virtio_pci virtio_blk
+/bin/busybox mount -t ext4 /dev/vda /new
+/bin/busybox cp -a /lib/modules /new/usr/lib/
+exec /bin/busybox switch_root /new /lib/systemd/systemd --show-status=0
+INIT
+  chmod +x "$cache/initramfs/init"
+  (cd "$cache/initramfs" && find . | cpio -o -H newc --quiet) | cat - "$kernel/modules.cpio" >"$cache/initramfs.cpio"
+  rm -f "$cache/disk" && truncate -s 3G "$cache/disk"
+  mkfs.ext4 -q -d "$root" "$cache/disk"
+  timeout 3600 qemu-system-x86_64 -accel tcg,thread=multi -cpu qemu64 -smp 2 -m 2048 -nographic -no-reboot -net none \
+    -drive "file=$cache/disk,format=raw,if=virtio,cache=unsafe" \
+    -kernel "$kernel/vmlinuz" -initrd "$cache/initramfs.cpio" \
+    -append "console=ttyS0 no_timer_check loglevel=2 panic=-1 random.trust_cpu=on systemd.firstboot=off" </dev/null 2>&1 |
+    stdbuf -o0 tr -d '\r' | tee "$log" | sed -u -n 's/^podd: //p' || true
+  rm -rf "$cache"/{disk,initramfs,initramfs.cpio}
+}
+
 failed=0
-for suite in "${suites[@]}"; do
-  root=$cache/$suite
-  if [ ! -e "$root.complete" ]; then
+for machine in "${machines[@]}"; do
+  suite=${machine%-*}
+  debian=$cache/$suite
+  if [ ! -e "$debian.complete" ]; then
     echo "$suite: making a root file system with debootstrap"
-    rm -rf --one-file-system "$root"
-    if ! debootstrap --variant=minbase --include=systemd-sysv,dbus,iproute2,procps,ca-certificates \
-      "$suite" "$root" "$mirror" >"$cache/$suite.log" 2>&1; then
+    rm -rf --one-file-system "$debian"
+    if ! debootstrap --variant=minbase --include=systemd-sysv,dbus,kmod,iproute2,procps,ca-certificates \
+      "$suite" "$debian" "$mirror" >"$cache/$suite.log" 2>&1; then
       tail -5 "$cache/$suite.log" >&2
       echo "$suite cannot be fetched from $mirror" >&2
       exit 1
     fi
-    touch "$root.complete"
+    touch "$debian.complete"
   fi
-  log=$cache/$suite.transcript
+  log=$cache/$machine.transcript
   begin=$SECONDS
-  echo "== $suite"
-  container=$cache/container
-  rm -rf --one-file-system "$container"
-  cp -a "$root" "$container"
-  mkdir -p "$container/podd-test"
-  cp "$deb" "$container/podd-test/podd.deb"
-  cp "$cache/demo.tar" vm/systemd-guest.sh "$container/podd-test/"
-  in_container "$container"
-  rm -rf --one-file-system "$container"
-  echo "$suite: $((SECONDS - begin)) s"
+  echo "== $machine"
+  root=$cache/root
+  rm -rf --one-file-system "$root"
+  cp -a "$debian" "$root"
+  mkdir -p "$root/podd-test"
+  cp "$deb" "$root/podd-test/podd.deb"
+  cp "$cache/demo.tar" vm/systemd-guest.sh "$root/podd-test/"
+  case $machine in
+  *-container) in_container "$root" ;;
+  *-vm) in_vm "$root" "$suite" ;;
+  *) echo "$machine is no MACHINE that vm/systemd.sh makes" >&2 && exit 1 ;;
+  esac
+  rm -rf --one-file-system "$root"
+  echo "$machine: $((SECONDS - begin)) s"
   if ! grep -q '^podd: all is well' "$log"; then
-    echo "$suite failed; what it said is in $log" >&2
+    echo "$machine failed; what it said is in $log" >&2
     failed=1
   fi
 done
