@@ -1,0 +1,6 @@
+package rest
+
+// patch serves PATCH.
+func (c *call) patch() error {
+	return unsupportedMedia("")
+}
