@@ -44,6 +44,7 @@ var allowed = []struct {
 	{"api/objects", nil, "the store; knows neither HTTP nor kinds"},
 	{"api/rest", []string{"api/objects", "api/discovery", "api/patch", "api/table"}, "HTTP over the store"},
 	{"api/discovery", nil, "what is served, as data"},
+	{"api/patch", nil, "objects and patches in, objects out"},
 	{"api/discovery/generate", []string{"api/discovery"}, "cuts the OpenAPI documents to what is served"},
 	{"api/auth", nil, "leaf: who asks and what they may do"},
 	{"api/node", []string{"api/objects"}, "shows this machine as a Node"},
