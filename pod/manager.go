@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -572,18 +573,39 @@ func (m *Manager) Attach(ctx context.Context, key Key, r AttachRequest) error {
 	return m.config.Runtime.Attach(ctx, t, r)
 }
 
-// running finds the running attempt of a container, of the default one without a
-// name.
-func (m *Manager) running(ctx context.Context, key Key, container string) (t Target, name, id string, err error) {
+// Dial connects to a TCP port of a pod, see [Runtime]. It returns [ErrNotFound].
+func (m *Manager) Dial(ctx context.Context, key Key, port uint16) (net.Conn, error) {
+	view, err := m.view(ctx, key)
+	var c net.Conn
+	if err == nil {
+		c, err = m.config.Runtime.Dial(ctx, view.target, port)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot connect to port %d of pod %s: %w", port, key, err)
+	}
+	return c, nil
+}
+
+// view asks a pod's worker what it knows of its containers.
+func (m *Manager) view(ctx context.Context, key Key) (execView, error) {
 	w, err := m.worker(ctx, key)
 	if err != nil {
-		return Target{}, "", "", fmt.Errorf("pod %s: %w", key, err)
+		return execView{}, err
 	}
 	views := make(chan execView, 1)
 	if !m.order(w, order{target: views}) {
-		return Target{}, "", "", fmt.Errorf("pod %s: %w", key, ErrNotFound)
+		return execView{}, ErrNotFound
 	}
-	view := <-views
+	return <-views, nil
+}
+
+// running finds the running attempt of a container, of the default one without a
+// name.
+func (m *Manager) running(ctx context.Context, key Key, container string) (t Target, name, id string, err error) {
+	view, err := m.view(ctx, key)
+	if err != nil {
+		return Target{}, "", "", fmt.Errorf("pod %s: %w", key, err)
+	}
 	name = cmp.Or(container, defaultContainer(view.target.Pod))
 	c, found := view.containers[name]
 	if !found || c.Running == nil {

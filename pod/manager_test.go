@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"sync"
@@ -158,6 +159,26 @@ func TestAttachFindsTheContainer(t *testing.T) {
 			if !errors.Is(err, test.want) || out.String() != test.says {
 				t.Errorf("attach to %s %q: %q, %v; want %q, %v", test.key, test.container, out.String(), err, test.says, test.want)
 			}
+		}
+	})
+}
+
+func TestDialReachesThePod(t *testing.T) {
+	inWorld(t, func(w *world) {
+		c, err := w.manager.Dial(w.t.Context(), web, 80)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if said, err := io.ReadAll(c); string(said) != "port 80" || err != nil {
+			t.Errorf("read %q, %v", said, err)
+		}
+		c.Close()
+		_, err = w.manager.Dial(w.t.Context(), web, 1)
+		if want := "cannot connect to port 1 of pod default/web: connection refused"; err == nil || err.Error() != want {
+			t.Errorf("a port on which nothing listens: %v; want %s", err, want)
+		}
+		if _, err := w.manager.Dial(w.t.Context(), pod.Key{Namespace: "default", Name: "nobody"}, 80); !errors.Is(err, pod.ErrNotFound) {
+			t.Errorf("a pod that is not there: %v", err)
 		}
 	})
 }

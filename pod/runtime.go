@@ -3,6 +3,7 @@ package pod
 import (
 	"context"
 	"io"
+	"net"
 	"net/netip"
 	"time"
 
@@ -51,6 +52,10 @@ type Runtime interface {
 	// Attach connects a client to a container's main process, until that ends (nil),
 	// ctx ends, or the client's input does, see [AttachRequest].
 	Attach(ctx context.Context, t Target, r AttachRequest) error
+
+	// Dial connects to a TCP port inside the pod: to 127.0.0.1, and where nothing
+	// listens there to ::1, as a kubelet forwards ports.
+	Dial(ctx context.Context, t Target, port uint16) (net.Conn, error)
 
 	// Present lists the UIDs of all pods of which anything exists.
 	Present(ctx context.Context) ([]types.UID, error)

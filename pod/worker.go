@@ -71,7 +71,7 @@ type order struct {
 	ask     func(*worker)   // change what else belongs to the pod
 }
 
-// execView is what the manager needs for an exec.
+// execView is what the manager needs to reach into a pod.
 type execView struct {
 	target     Target
 	containers map[string]Container

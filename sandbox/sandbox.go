@@ -132,6 +132,19 @@ func (s *Sandbox) state(ctx context.Context) (wire.State, []*os.File, error) {
 	return state, m.Files, nil
 }
 
+// NetNS returns the pod's network namespace, the host's for a pod on the host's
+// network. The caller closes it.
+func (s *Sandbox) NetNS(ctx context.Context) (*os.File, error) {
+	_, files, err := s.state(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ns := files[1]
+	files[1] = nil
+	closeAll(files)
+	return ns, nil
+}
+
 // State asks the pause process what it knows.
 func (s *Sandbox) State(ctx context.Context) (State, error) {
 	w, files, err := s.state(ctx)
@@ -155,18 +168,6 @@ func containerOf(w *wire.Container) Container {
 		c.Exit = &Exit{Code: w.Code, Signal: w.Signal, At: time.Unix(0, w.ExitedAt)}
 	}
 	return c
-}
-
-// NetNS returns the pod's network namespace; the caller closes it.
-func (s *Sandbox) NetNS() (*os.File, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	_, files, err := s.state(ctx)
-	if err != nil {
-		return nil, err
-	}
-	files[0].Close()
-	return files[1], nil
 }
 
 // Hold makes the pause process keep these descriptors open, and no others.

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"sync"
 
 	"podd/pod"
 	"podd/sandbox"
+	"podd/sandbox/network"
 )
 
 // Exec runs a command in a running container and copies its streams.
@@ -67,6 +69,20 @@ func (r *Runtime) Attach(ctx context.Context, t pod.Target, req pod.AttachReques
 		go forwardSizes(ctx, req.Resize, sizes)
 	}
 	return s.Attach(ctx, attach)
+}
+
+// Dial connects to a port in the pod's network namespace.
+func (r *Runtime) Dial(ctx context.Context, t pod.Target, port uint16) (net.Conn, error) {
+	s := r.live(t.UID).getSandbox()
+	if s == nil {
+		return nil, sandbox.ErrNoSandbox
+	}
+	ns, err := s.NetNS(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer ns.Close()
+	return network.DialLocal(ctx, ns, port)
 }
 
 // forwardSizes ends with its context or with the caller's channel.

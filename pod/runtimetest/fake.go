@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -476,6 +477,21 @@ func (f *Fake) Attach(_ context.Context, _ pod.Target, r pod.AttachRequest) erro
 	}
 	_, err := io.Copy(r.Stdout, r.Stdin)
 	return err
+}
+
+// Dial implements [pod.Runtime]: what connects is told the port. Nothing listens on
+// port 1.
+func (f *Fake) Dial(_ context.Context, _ pod.Target, port uint16) (net.Conn, error) {
+	if port == 1 {
+		return nil, errors.New("connection refused")
+	}
+	ours, theirs := net.Pipe()
+	// Ends once it was read or the other end is closed.
+	go func() {
+		fmt.Fprintf(ours, "port %d", port)
+		ours.Close()
+	}()
+	return theirs, nil
 }
 
 // errFailed is the failure of an action that has no failure fact of its own.
