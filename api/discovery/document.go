@@ -55,7 +55,7 @@ func (d document) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	body := d.gz()
-	if acceptsGzip(r.Header.Get("Accept-Encoding")) {
+	if AcceptsGzip(r.Header.Get("Accept-Encoding")) {
 		h.Set("Content-Encoding", "gzip")
 	} else {
 		unpacked, err := gzip.NewReader(body)
@@ -80,8 +80,8 @@ func unchanged(ifNoneMatch, etag string) bool {
 	return false
 }
 
-// acceptsGzip reads an Accept-Encoding header.
-func acceptsGzip(header string) bool {
+// AcceptsGzip says whether an Accept-Encoding header lets gzip through.
+func AcceptsGzip(header string) bool {
 	for clause := range strings.SplitSeq(header, ",") {
 		coding, quality, _ := strings.Cut(clause, ";")
 		if strings.TrimSpace(coding) != "gzip" {

@@ -3,10 +3,9 @@ package rest
 import (
 	"mime"
 	"net/http"
-	"slices"
-	"strconv"
 	"strings"
 
+	"github.com/munnerz/goautoneg"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -34,54 +33,37 @@ func negotiate(accept string) (form, error) {
 	if strings.TrimSpace(accept) == "" {
 		return form{media: mediaJSON}, nil
 	}
-	type clause struct {
-		form
-		quality float64
-	}
-	var clauses []clause
-	for text := range strings.SplitSeq(accept, ",") {
-		media, params, err := mime.ParseMediaType(text)
-		if err != nil {
-			continue
-		}
-		c := clause{quality: 1}
-		switch media {
-		case "*/*", "application/*", mediaJSON:
-			c.media = mediaJSON
-		case mediaYAML, mediaProtobuf:
-			c.media = media
+	for _, clause := range goautoneg.ParseAccept(accept) {
+		f := form{media: clause.Type + "/" + clause.SubType}
+		switch f.media {
+		case "*/*", "application/*":
+			f.media = mediaJSON
+		case mediaJSON, mediaYAML, mediaProtobuf:
 		default:
 			continue
 		}
-		if q, err := strconv.ParseFloat(params["q"], 64); err == nil {
-			c.quality = q
-		}
-		switch as := params["as"]; {
-		case as == "":
-		case params["g"] != metav1.GroupName || params["v"] != "v1" && params["v"] != "v1beta1":
-			continue
-		case as == "Table" && c.media != mediaProtobuf, as == "PartialObjectMetadata", as == "PartialObjectMetadataList":
-			c.as, c.version = as, params["v"]
-		default:
+		if clause.Q <= 0 {
 			continue
 		}
-		if c.quality > 0 {
-			clauses = append(clauses, c)
+		f.as, f.version = clause.Params["as"], clause.Params["v"]
+		if f.as == "" {
+			return form{media: f.media}, nil
+		}
+		if clause.Params["g"] != metav1.GroupName || f.version != "v1" && f.version != "v1beta1" {
+			continue
+		}
+		switch f.as {
+		case "Table":
+			if f.media == mediaProtobuf {
+				continue // its cells are of any type
+			}
+			return f, nil
+		case "PartialObjectMetadata", "PartialObjectMetadataList":
+			return f, nil
 		}
 	}
-	if len(clauses) == 0 {
-		return form{media: mediaJSON}, statusError(http.StatusNotAcceptable, metav1.StatusReasonNotAcceptable,
-			"only the following media types are accepted: "+acceptedMedia)
-	}
-	best := slices.MaxFunc(clauses, func(a, b clause) int { // of equals the first
-		if a.quality > b.quality {
-			return 1
-		} else if a.quality < b.quality {
-			return -1
-		}
-		return 0
-	})
-	return best.form, nil
+	return form{media: mediaJSON}, statusError(http.StatusNotAcceptable, metav1.StatusReasonNotAcceptable,
+		"only the following media types are accepted: "+acceptedMedia)
 }
 
 // bodyMedia returns in which of the three a body is written; JSON if that is

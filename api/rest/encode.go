@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"reflect"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/klauspost/compress/gzip"
@@ -17,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/yaml"
 
+	"podd/api/discovery"
 	"podd/api/objects"
 )
 
@@ -43,17 +43,7 @@ type answer struct {
 
 func newAnswer(w http.ResponseWriter, r *http.Request, contentType string, code int) *answer {
 	w.Header().Set("Content-Type", contentType)
-	return &answer{w: w, code: code, gzip: acceptsGzip(r.Header.Get("Accept-Encoding"))}
-}
-
-func acceptsGzip(header string) bool {
-	for text := range strings.SplitSeq(header, ",") {
-		name, params, _ := strings.Cut(strings.TrimSpace(text), ";")
-		if strings.TrimSpace(name) == "gzip" {
-			return strings.ReplaceAll(params, " ", "") != "q=0"
-		}
-	}
-	return false
+	return &answer{w: w, code: code, gzip: discovery.AcceptsGzip(r.Header.Get("Accept-Encoding"))}
 }
 
 func (a *answer) Write(p []byte) (int, error) {
