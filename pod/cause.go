@@ -97,5 +97,7 @@ func (w *worker) await() {
 	ctx, stop := context.WithCancel(w.starting)
 	w.stopAwait = stop
 	t := w.target()
-	w.errands.Go(func() { w.config.Runtime.Await(ctx, t, all, func(f Fact) { w.report(ctx, f) }) })
+	w.errands.Go(func() {
+		bounded(ctx, func() { w.config.Runtime.Await(ctx, t, all, func(f Fact) { w.report(ctx, f) }) })
+	})
 }

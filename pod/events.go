@@ -66,8 +66,9 @@ func Events(d Desired, before, after Observed, f Fact) []Event {
 }
 
 const (
-	reasonFailed      = "Failed"
-	reasonFailedMount = "FailedMount"
+	reasonFailed        = "Failed"
+	reasonFailedMount   = "FailedMount"
+	reasonFailedKillPod = "FailedKillPod"
 )
 
 // teller collects events of one moment.
@@ -269,7 +270,7 @@ func (t *teller) probed(f ProbeResult) {
 func (t *teller) actionFailed(f ActionFailed) {
 	switch f.Action.(type) {
 	case DestroySandbox, RemovePod, StopContainer:
-		t.whole(v1.EventTypeWarning, "FailedKillPod", "error killing pod: "+f.Err)
+		t.whole(v1.EventTypeWarning, reasonFailedKillPod, "error killing pod: "+f.Err)
 		return
 	}
 	if f.CalledOff {

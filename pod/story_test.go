@@ -360,6 +360,8 @@ func (w *world) do(words []string) {
 		w.startAgent()
 	case "hold":
 		w.kernel.Hold(rest(1))
+	case "hang": // as hold, the next one only, also when called off
+		w.kernel.Hang(rest(1))
 	case "release":
 		w.kernel.Unhold(rest(1))
 		err = w.kernel.Release(rest(1))

@@ -272,21 +272,70 @@ func (w *worker) perform(ctx context.Context, t Target, a Action) {
 		answers = false
 	}
 	w.errands.Go(func() {
-		var answered atomic.Bool
-		w.config.Runtime.Perform(actionCtx, t, a, func(f Fact) {
-			if failsToStart(f) && actionCtx.Err() != nil {
-				return // it was called off, which is told below
-			}
-			if _, aside := f.(Noted); !aside {
-				answered.Store(true)
-			}
-			report(f)
-		})
-		if answers && !answered.Load() {
+		var answered, abandoned atomic.Bool
+		perform := func() {
+			w.config.Runtime.Perform(actionCtx, t, a, func(f Fact) {
+				if abandoned.Load() || failsToStart(f) && actionCtx.Err() != nil {
+					return // it was called off, which is told below
+				}
+				if _, aside := f.(Noted); !aside {
+					answered.Store(true)
+				}
+				report(f)
+			})
+		}
+		if !answers {
+			perform()
+			return
+		}
+		if !bounded(actionCtx, perform) {
+			abandoned.Store(true)
+			report(Noted{At: At{time.Now()}, Warning: true, Reason: reasonFailedKillPod,
+				Message: "error killing pod: " + inWords(a) + " has not ended although it was called off; nothing waits for it any more"})
+		}
+		if !answered.Load() {
 			over := actionCtx.Err() != nil
 			report(ActionFailed{At: At{time.Now()}, Action: a, Err: "it ended without a result", CalledOff: over})
 		}
 	})
+}
+
+// inWords says what an action does.
+func inWords(a Action) string {
+	switch a := a.(type) {
+	case EnsureVolumes, RefreshVolumes:
+		return "the set-up of its volumes"
+	case EnsureSandbox:
+		return "the set-up of its sandbox"
+	case EnsureImage:
+		return "the pull of image " + a.Image
+	}
+	return fmt.Sprintf("%T", a)
+}
+
+// hangPatience is how long what was called off may take to end. A server or a disk
+// that does not answer holds it in the kernel, where nothing ends it.
+const hangPatience = 5 * time.Second
+
+// bounded runs f, and returns at the latest a little after ctx has ended. It reports
+// whether f has ended.
+func bounded(ctx context.Context, f func()) bool {
+	ended := make(chan struct{})
+	go func() { // ends with f
+		defer close(ended)
+		f()
+	}()
+	select {
+	case <-ended:
+		return true
+	case <-ctx.Done():
+	}
+	select {
+	case <-ended:
+		return true
+	case <-time.After(hangPatience):
+		return false
+	}
 }
 
 // failsToStart says whether a fact tells of the failure of an action that can

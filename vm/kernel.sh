@@ -55,7 +55,7 @@ from=$(find "$apt/tree" -path '*/lib/modules/*' -prune -type d)
 version=${from##*/}
 to=$apt/initramfs/lib/modules/$version
 mkdir -p "$to"
-for part in net lib crypto arch fs/{overlayfs,xfs,btrfs,nfs,nfsd,nfs_common,lockd,netfs,fscache} drivers/net/{veth,dummy}.ko drivers/virtio drivers/block/{virtio_blk,loop}.ko; do
+for part in net lib crypto arch fs/{overlayfs,fuse,xfs,btrfs,nfs,nfsd,nfs_common,lockd,netfs,fscache} drivers/net/{veth,dummy}.ko drivers/virtio drivers/block/{virtio_blk,loop}.ko; do
   found=$(ls -d "$from/kernel/$part"* 2>/dev/null) || continue # perhaps .ko.xz
   mkdir -p "$to/kernel/$(dirname "$part")"
   cp -a $found "$to/kernel/$(dirname "$part")/"

@@ -48,7 +48,17 @@ func (r *Runtime) there(t pod.Target, w pod.Wait) bool {
 		return r.Network.PortsFree(string(t.UID), hostPorts(t.Pod), addrs)
 	case pod.WaitVolume:
 		i := slices.IndexFunc(t.Pod.Spec.Volumes, func(v v1.Volume) bool { return v.Name == w.Name })
-		return i >= 0 && volumes.SourceThere(t.Pod.Spec.Volumes[i])
+		if i < 0 {
+			return false
+		}
+		turn := r.live(t.UID).volumeTurn(w.Name)
+		select {
+		case turn <- struct{}{}:
+			defer func() { <-turn }()
+			return volumes.SourceThere(t.Pod.Spec.Volumes[i])
+		default: // what it lies on does not answer yet
+			return false
+		}
 	case pod.WaitImage:
 		return r.imagesPresent(t.Pod, findContainer(t.Pod, w.Name))
 	}

@@ -23,7 +23,7 @@ func (r *Runtime) Inspect(ctx context.Context, t pod.Target) (pod.Inspected, err
 	live := r.live(t.UID)
 	live.setName(t)
 	if t.Pod != nil {
-		found.Volumes = r.volumesPresent(t)
+		found.Volumes = r.volumesPresent(ctx, t)
 	}
 	s, err := r.Sandboxes.Adopt(ctx, string(t.UID))
 	if errors.Is(err, sandbox.ErrNoSandbox) {
@@ -77,13 +77,20 @@ func (r *Runtime) adoptContainer(t pod.Target, c sandbox.Container) (*liveContai
 	return lc, nil
 }
 
-func (r *Runtime) volumesPresent(t pod.Target) bool {
+// volumesPresent tells whether the pod's volumes are set up. One that does not
+// answer is not.
+func (r *Runtime) volumesPresent(ctx context.Context, t pod.Target) bool {
 	if _, err := os.Stat(r.podDir(t.UID)); err != nil {
 		return false
 	}
 	p := r.volumesPod(t)
 	for _, v := range t.Pod.Spec.Volumes {
-		if mounted(t.Pod, v.Name) && !volumes.Present(p, v) {
+		if !mounted(t.Pod, v.Name) {
+			continue
+		}
+		present := make(chan bool, 1)
+		err := r.live(t.UID).withVolume(ctx, r.patience, v.Name, func() error { present <- volumes.Present(p, v); return nil }, func() {})
+		if err != nil || !<-present {
 			return false
 		}
 	}

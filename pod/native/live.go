@@ -22,6 +22,8 @@ type livePod struct {
 	ending     bool                      // the sandbox is being destroyed on purpose; guarded by mu
 	containers map[string]*liveContainer // by container id; guarded by mu
 	probes     map[probeKey]liveProbe    // guarded by mu
+	removed    bool                      // guarded by mu
+	volumes    map[string]chan struct{}  // who looks at a volume holds its place in the channel; guarded by mu
 }
 
 // liveProbe is a probe loop of one attempt.
@@ -118,6 +120,31 @@ func (p *livePod) getSandbox() *sandbox.Sandbox {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.sandbox
+}
+
+func (p *livePod) setRemoved() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.removed = true
+}
+
+func (p *livePod) isRemoved() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.removed
+}
+
+// volumeTurn is the channel by which a volume is looked at by one at a time.
+func (p *livePod) volumeTurn(volume string) chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.volumes == nil {
+		p.volumes = map[string]chan struct{}{}
+	}
+	if p.volumes[volume] == nil {
+		p.volumes[volume] = make(chan struct{}, 1)
+	}
+	return p.volumes[volume]
 }
 
 func (p *livePod) setContainer(id string, c *liveContainer) {

@@ -79,10 +79,11 @@ type ProbeAttempt struct {
 // Runtime builds pods on this machine. It implements [pod.Runtime].
 type Runtime struct {
 	Config
-	log     logr.Logger
-	host    hostFacts
-	seccomp seccomp.Cache
-	bootID  string
+	log      logr.Logger
+	host     hostFacts
+	seccomp  seccomp.Cache
+	bootID   string
+	patience time.Duration // with volumes, see [volumePatience]
 
 	mu   sync.Mutex
 	pods map[types.UID]*livePod // guarded by mu
@@ -112,11 +113,12 @@ func New(c Config) (*Runtime, error) {
 		return nil, fmt.Errorf("cannot tell one boot from another: %w", err)
 	}
 	return &Runtime{
-		Config: c,
-		log:    c.Logger,
-		host:   host,
-		bootID: strings.TrimSpace(string(boot)),
-		pods:   map[types.UID]*livePod{},
+		Config:   c,
+		log:      c.Logger,
+		host:     host,
+		bootID:   strings.TrimSpace(string(boot)),
+		pods:     map[types.UID]*livePod{},
+		patience: volumePatience,
 	}, nil
 }
 

@@ -259,6 +259,7 @@ func (r *Runtime) removePod(ctx context.Context, t pod.Target) error {
 	if err := r.destroySandbox(ctx, t); err != nil {
 		return err
 	}
+	r.live(t.UID).setRemoved() // whoever still sets a volume up removes it again
 	if err := volumes.Remove(ctx, volumes.Pod{UID: string(t.UID), Dir: r.podDir(t.UID)}); err != nil {
 		return err
 	}

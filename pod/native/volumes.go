@@ -8,6 +8,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 
@@ -34,7 +35,13 @@ func (r *Runtime) setUpVolumes(ctx context.Context, t pod.Target, those func(v1.
 		if !those(v) || !mounted(t.Pod, v.Name) {
 			continue
 		}
-		if err := volumes.Ensure(ctx, p, v); err != nil {
+		err := r.live(t.UID).withVolume(ctx, r.patience, v.Name, func() error { return volumes.Ensure(ctx, p, v) }, func() {
+			if err := volumes.Remove(context.Background(), p); err != nil {
+				r.log.Error(err, "cannot remove a volume that was set up after its pod was removed", "volume", v.Name)
+			}
+			os.Remove(p.Dir) // unless it was not empty, and then it is not ours to remove
+		})
+		if err != nil {
 			if ctx.Err() == nil {
 				report(pod.VolumesFailed{At: now(), Volume: v.Name, Message: err.Error()})
 			}
@@ -42,6 +49,42 @@ func (r *Runtime) setUpVolumes(ctx context.Context, t pod.Target, those func(v1.
 		}
 	}
 	report(pod.VolumesReady{At: now()})
+}
+
+// volumePatience is how long a volume may hold up what is done about its pod. A
+// server or a disk that does not answer holds calls in the kernel, where nothing
+// ends them.
+const volumePatience = 10 * time.Second
+
+// withVolume runs f, which looks at a volume or sets it up, unless another does so
+// now. It gives up after patience; f goes on and is not started again
+// before it has ended. late is called where that was after the pod's removal.
+func (p *livePod) withVolume(ctx context.Context, patience time.Duration, volume string, f func() error, late func()) error {
+	turn := p.volumeTurn(volume)
+	timeout := time.After(patience)
+	hangs := fmt.Errorf("volume %q: what it lies on has not answered for %v; it is waited for", volume, patience)
+	select {
+	case turn <- struct{}{}:
+	case <-timeout:
+		return hangs
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	result := make(chan error, 1)
+	go func() { // ends when the kernel lets it
+		err := f()
+		if p.isRemoved() {
+			late()
+		}
+		<-turn
+		result <- err
+	}()
+	select {
+	case err := <-result:
+		return err
+	case <-timeout:
+		return hangs
+	}
 }
 
 func (r *Runtime) volumesPod(t pod.Target) volumes.Pod {

@@ -33,6 +33,7 @@ type Fake struct {
 	mu      sync.Mutex
 	pods    map[types.UID]*fakePod
 	held    map[string]bool
+	hanging map[string]bool
 	waiting map[string]chan struct{}
 	failing map[string]failure
 	lives   map[string]life
@@ -83,6 +84,7 @@ func NewFake() *Fake {
 	return &Fake{
 		pods:    map[types.UID]*fakePod{},
 		held:    map[string]bool{},
+		hanging: map[string]bool{},
 		waiting: map[string]chan struct{}{},
 		failing: map[string]failure{},
 		lives:   map[string]life{},
@@ -100,6 +102,14 @@ func (f *Fake) Hold(kind string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.held[kind] = true
+}
+
+// Hang makes the next action of a kind wait for [Fake.Release], also when it is
+// called off.
+func (f *Fake) Hang(kind string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.hanging[kind] = true
 }
 
 // Release lets the waiting action of a kind end, or says that there is none.
@@ -579,17 +589,23 @@ func sleepOf(p *v1.Pod, a pod.RunHook) time.Duration {
 func (f *Fake) wait(ctx context.Context, kind, container string) bool {
 	f.mu.Lock()
 	name := strings.TrimSpace(kind + " " + container)
-	if !f.held[kind] && !f.held[name] {
+	hangs := f.hanging[name]
+	delete(f.hanging, name)
+	if !hangs && !f.held[kind] && !f.held[name] {
 		f.mu.Unlock()
 		return true
 	}
 	c := make(chan struct{})
 	f.waiting[name] = c
+	over := ctx.Done()
+	if hangs {
+		over = nil
+	}
 	f.mu.Unlock()
 	select {
 	case <-c:
 		return true
-	case <-ctx.Done():
+	case <-over:
 		return false
 	}
 }
