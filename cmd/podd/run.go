@@ -25,6 +25,7 @@ import (
 	"podd/api"
 	"podd/images"
 	"podd/internal/sdnotify"
+	"podd/internal/seal"
 	"podd/logs"
 	"podd/metrics"
 	"podd/pod"
@@ -48,6 +49,7 @@ type runOptions struct {
 	insecureMetrics              bool
 	cgroupRoot, bridge, podCIDR  string
 	hostname, pauseBinary        string
+	secretIdentity               string
 	mirrors                      []string
 	providerConfig, providerBin  string
 	providers                    *images.CredentialProviders // read by validate
@@ -106,6 +108,7 @@ Several agents run side by side on one machine when each has its own --root-dir,
 	f.StringArrayVar(&o.mirrors, "image-mirror", nil, "PREFIX=URL or PREFIX=DIR: where images of a registry are looked for first; a directory holds OCI layouts or archives; may be repeated")
 	f.StringVar(&o.providerConfig, "image-credential-provider-config", "", "a CredentialProviderConfig (kubelet.config.k8s.io/v1), or a directory of them: programs that know credentials for registries")
 	f.StringVar(&o.providerBin, "image-credential-provider-bin-dir", "", "directory of these programs")
+	f.StringVar(&o.secretIdentity, "secret-identity", "", "age identity that opens sealed Secrets; by default "+identityCredential+" among systemd's credentials, else "+defaultIdentity)
 	f.BoolVar(&o.strictProbes, "strict-probes", false, "count each probe attempt that runs into its timeout as a failure, also where the machine was starved or suspended")
 	f.IntVarP(&o.verbosity, "v", "v", 0, "verbosity; 1 and above log every step")
 	f.StringVar(&o.logFormat, "logging-format", "text", "text or json")
@@ -263,7 +266,7 @@ func newAgent(ctx context.Context, o *runOptions, log logr.Logger) (*agent, erro
 	}
 	a.watcher = manifest.New(manifest.Config{
 		Dir: o.manifests, Loaded: loaded, LoadedSources: loadedSources, Keep: a.sources.Set,
-		Rescan: o.rescan, Logger: log.WithName("manifests"),
+		Open: (&seal.Opener{Path: agentIdentity(o.secretIdentity)}).Open, Rescan: o.rescan, Logger: log.WithName("manifests"),
 	})
 	watcher, err := logs.NewWatcher()
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 )
 
 // Check reads files, and the manifests in directories, as an agent would read
-// them together. pods counts the good ones. The problems come in the order of
+// them together, but for sealed Secrets, which stay sealed. pods counts the good ones. The problems come in the order of
 // the files. The error joins one error for each path that cannot be read; the
 // others are still checked.
 func Check(files []string) (problems []Problem, pods int, err error) {

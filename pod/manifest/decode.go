@@ -34,7 +34,14 @@ type object struct {
 	// isSource says that it is a ConfigMap or a Secret, secret that it is a Secret:
 	// what was found there is not told.
 	isSource, secret bool
+	// opener opens the values of sealed Secrets, if not nil; unopened says that a
+	// Secret's were not opened.
+	opener   Opener
+	unopened bool
 }
+
+// Opener returns a value that was sealed. Its errors tell nothing of the value.
+type Opener func(sealed []byte) ([]byte, error)
 
 // visits bounds the work that aliases can cause: the values of one document,
 // each counted as often as it is reached.

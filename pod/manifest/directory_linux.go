@@ -23,6 +23,7 @@ type directory struct {
 	path string           // as the user gave it
 	only string           // the one file that counts; empty: every manifest
 	now  func() time.Time // for what reports show
+	open Opener           // of sealed Secrets
 	// objects are those of the API, of which files here go before.
 	objects *objectFiles
 
@@ -43,7 +44,10 @@ type directory struct {
 
 // file is one manifest of the directory.
 type file struct {
-	seen     signature
+	seen signature
+	// unopened says that a sealed Secret could not be opened: the file is looked
+	// at again although it has not changed.
+	unopened bool
 	problems []Problem
 	good     map[pod.Key]loaded
 	sources  map[pod.SourceID]loadedSource
@@ -140,7 +144,7 @@ func (d *directory) refresh(name string, ifChanged bool) {
 		return
 	}
 	now := signatureOf(&st)
-	if f := d.files[name]; f != nil && ifChanged && f.seen == now {
+	if f := d.files[name]; f != nil && ifChanged && f.seen == now && !f.unopened {
 		return
 	}
 	data, mode, err := read(path)
@@ -153,7 +157,9 @@ func (d *directory) refresh(name string, ifChanged bool) {
 	}
 	f.seen = now
 	f.trouble = ""
-	f.take(Parse(path, data), mode, d.now())
+	r := d.open.parse(path, data)
+	f.unopened = r.Unopened
+	f.take(r, mode, d.now())
 }
 
 // isFresh says that a file looks other than last time and was written less than

@@ -23,7 +23,7 @@ import (
 // a pod may have ephemeral containers, a runtime class, its overhead and scheduling
 // gates, and spec.nodeName says that it has its place. Origins say API.
 func ParseObject(file string, data []byte) Result {
-	p := parser{file: file, api: true}
+	p := parser{file: file, api: true, opener: sealedObject}
 	r := p.parse(data)
 	if len(r.Desired)+len(r.Sources) == 0 {
 		return r
@@ -60,6 +60,11 @@ func ParseObject(file string, data []byte) Result {
 		}
 	}
 	return r
+}
+
+// sealedObject opens no Secret of the API: what is in one is the API's to show.
+func sealedObject([]byte) ([]byte, error) {
+	return nil, errors.New("only Secrets in files of the manifest directory may be sealed")
 }
 
 // apiOnly are fields that a pod made through the API may have and no manifest.

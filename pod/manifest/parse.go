@@ -39,6 +39,8 @@ type Result struct {
 	// Unknown counts the parts of the file of which not even namespace and
 	// name can be told: broken YAML, a missing name, no object at all.
 	Unknown int
+	// Unopened says that a sealed Secret could not be opened; another time it may.
+	Unopened bool
 }
 
 // Object is one object of a file.
@@ -89,8 +91,12 @@ func (o *Object) broken(kind string) bool {
 }
 
 // Parse reads one file's bytes. file is the name that problems and origins show.
-func Parse(file string, data []byte) Result {
-	p := parser{file: file}
+// Sealed Secrets stay sealed.
+func Parse(file string, data []byte) Result { return Opener(nil).parse(file, data) }
+
+// parse is [Parse], but opens sealed Secrets.
+func (open Opener) parse(file string, data []byte) Result {
+	p := parser{file: file, opener: open}
 	return p.parse(data)
 }
 
@@ -152,6 +158,7 @@ func kindText(kind string) string {
 type parser struct {
 	file   string
 	api    bool // see [ParseObject]
+	opener Opener
 	result Result
 }
 
@@ -370,7 +377,7 @@ func (p *parser) document(root *yaml.Node, c chunk) {
 // newObject begins an object that stands at n.
 func (p *parser) newObject(n *yaml.Node, c chunk, v *visits, prefix string) *object {
 	o := &object{file: p.file, before: c.before, prefix: prefix, visits: v, fieldAt: fieldAt,
-		places: map[string]place{}, failed: map[string]bool{}}
+		opener: p.opener, places: map[string]place{}, failed: map[string]bool{}}
 	if p.api {
 		o.fieldAt = apiFieldAt
 	}
@@ -416,6 +423,7 @@ func (p *parser) object(at *yaml.Node, c chunk, v *visits, prefix, apiVersion, k
 		if s := o.source(root, kind); s != nil {
 			result.Source, result.Key = s, s.ID().Key
 		}
+		p.result.Unopened = p.result.Unopened || o.unopened
 	} else {
 		result.Other = o.unserved(entries, apiVersion, kind, prefix != "")
 	}

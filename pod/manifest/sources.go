@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 
+	"podd/internal/seal"
 	"podd/pod"
 )
 
@@ -98,6 +99,11 @@ func (o *object) secretObject(root *yaml.Node) *v1.Secret {
 	for _, key := range sortedKeys(given.Data) {
 		o.sourceKey("data", key)
 	}
+	if IsSealed(s) {
+		if o.open(s, given.StringData); o.unopened || errorsIn(o.problems) > 0 {
+			return s
+		}
+	}
 	// What is written in the clear wins, as on a server.
 	for _, key := range sortedKeys(given.StringData) {
 		o.sourceKey("stringData", key)
@@ -113,6 +119,42 @@ func (o *object) secretObject(root *yaml.Node) *v1.Secret {
 	o.sourceSize(size)
 	o.secretType(s)
 	return s
+}
+
+// SealedAnnotation says how the values of a Secret are sealed: "age", the one way
+// there is. Its data are age files, and its keys are what they are.
+const SealedAnnotation = "podd/sealed"
+
+// IsSealed says whether a Secret's file has its values sealed; an agent has opened
+// them.
+func IsSealed(s *v1.Secret) bool {
+	_, sealed := s.Annotations[SealedAnnotation]
+	return sealed
+}
+
+// open opens the values of a sealed Secret, all or none. Where nobody can open
+// them here it looks at their form only.
+func (o *object) open(s *v1.Secret, clear map[string]string) {
+	o.oneOf(keyed("metadata.annotations", SealedAnnotation), s.Annotations[SealedAnnotation], "age")
+	if len(clear) > 0 {
+		o.say("stringData", "expected none in a sealed Secret, where it would not be sealed")
+	}
+	o.unopened = o.opener == nil
+	for _, key := range sortedKeys(s.Data) {
+		at := keyed("data", key)
+		switch {
+		case o.isFailed(at):
+		case !seal.IsValue(s.Data[key]):
+			o.say(at, "expected a sealed value, as podd secret seal writes it; this one is not sealed")
+		case o.opener != nil:
+			value, err := o.opener(s.Data[key])
+			if err != nil {
+				o.unopened = true
+				o.say(at, "cannot be opened: %s", err)
+			}
+			s.Data[key] = value
+		}
+	}
 }
 
 // sourceMeta checks the object's metadata and gives it its namespace.

@@ -113,7 +113,7 @@ func readableSecret(r Result, mode fs.FileMode) []Problem {
 	const others = 0o044
 	var problems []Problem
 	for _, s := range r.Sources {
-		if mode&others != 0 && s.Secret != nil && len(s.Secret.Data) > 0 {
+		if mode&others != 0 && s.Secret != nil && len(s.Secret.Data) > 0 && !IsSealed(s.Secret) {
 			problems = append(problems, Problem{File: s.Origin.File, Line: s.Origin.Line, Column: 1, Warning: true,
 				Message: fmt.Sprintf("others than root can read %s here: the file's mode is %04o; chmod it to 0600", s, mode.Perm())})
 		}

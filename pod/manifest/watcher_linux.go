@@ -31,6 +31,9 @@ type Config struct {
 	// Objects is the directory in which the API keeps its objects; empty: there is
 	// no API. It is read at the start; see [Watcher.Declare] for later.
 	Objects string
+	// Open opens the values of sealed Secrets. What it cannot open is tried again
+	// at each rescan. Nil leaves them sealed.
+	Open Opener
 	// Rescan is how often everything is looked at again; zero means 20 s.
 	Rescan time.Duration
 	// Settle is how long a file that is open for writing must be quiet before
@@ -107,6 +110,7 @@ func (w *Watcher) Run(ctx context.Context, out chan<- []pod.Desired) error {
 	w.inotify = in
 	w.dir = newDirectory(w.config.Dir, w.config.Loaded, w.config.LoadedSources, w.config.Now)
 	w.dir.objects = newObjectFiles(w.config.Objects, w.config.Loaded, w.config.Now)
+	w.dir.open = w.config.Open
 	w.rescan()
 
 	var last []pod.Desired
