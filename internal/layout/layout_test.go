@@ -45,6 +45,7 @@ var allowed = []struct {
 	{"api/rest", []string{"api/objects", "api/discovery", "api/patch", "api/table"}, "HTTP over the store"},
 	{"api/discovery", nil, "what is served, as data"},
 	{"api/patch", nil, "objects and patches in, objects out"},
+	{"api/table", []string{"pod"}, "the pods' columns are those of podd get"},
 	{"api/discovery/generate", []string{"api/discovery"}, "cuts the OpenAPI documents to what is served"},
 	{"api/auth", nil, "leaf: who asks and what they may do"},
 	{"api/node", []string{"api/objects"}, "shows this machine as a Node"},
