@@ -200,6 +200,12 @@ func (k *Kind) deleting(old objects.Object, asked *int64, now time.Time) objects
 	return o
 }
 
+// Delete begins or finishes the deletion of a stored object, as DELETE does.
+func (s *Server) Delete(key objects.Key, options *metav1.DeleteOptions) error {
+	_, _, err := s.delete(s.stored(key.Resource), key, options, nil)
+	return err
+}
+
 // Stopped says that what an object stands for, such as a pod's containers, is
 // gone: an object that is being deleted goes at once, or when its finalizers
 // are gone. uid "" is any.

@@ -104,8 +104,8 @@ type Source struct {
 	Create func(ctx context.Context, o objects.Object) (objects.Object, error)
 }
 
-// served returns what [discovery.Served] has of a resource.
-func served(group, plural string) discovery.Resource {
+// Served returns what [discovery.Served] has of a resource.
+func Served(group, plural string) discovery.Resource {
 	for _, r := range discovery.Served {
 		if r.Group == group && r.Plural == plural {
 			return r

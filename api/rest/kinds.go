@@ -50,7 +50,7 @@ func Kinds(o KindOptions) []Kind {
 
 func serviceAccountKind() Kind {
 	return Kind{
-		Resource:            served("", "serviceaccounts"),
+		Resource:            Served("", "serviceaccounts"),
 		New:                 func() objects.Object { return &v1.ServiceAccount{} },
 		UnconditionalUpdate: true,
 		ReturnsDeleted:      true,
@@ -67,7 +67,7 @@ func nonEmpty[T any](list []T) []T {
 
 func leaseKind() Kind {
 	return Kind{
-		Resource:       served("coordination.k8s.io", "leases"),
+		Resource:       Served("coordination.k8s.io", "leases"),
 		New:            func() objects.Object { return &coordinationv1.Lease{} },
 		CreateOnUpdate: true,
 		Validate: typedResult(func(l *coordinationv1.Lease) field.ErrorList {
@@ -89,7 +89,7 @@ func leaseKind() Kind {
 
 func runtimeClassKind() Kind {
 	return Kind{
-		Resource: served("node.k8s.io", "runtimeclasses"),
+		Resource: Served("node.k8s.io", "runtimeclasses"),
 		New:      func() objects.Object { return &nodev1.RuntimeClass{} },
 		Validate: typedResult(func(c *nodev1.RuntimeClass) field.ErrorList {
 			var errs field.ErrorList
@@ -114,7 +114,7 @@ func runtimeClassKind() Kind {
 
 func podTemplateKind(check func(*v1.PodTemplateSpec, *field.Path) field.ErrorList) Kind {
 	k := Kind{
-		Resource:            served("", "podtemplates"),
+		Resource:            Served("", "podtemplates"),
 		New:                 func() objects.Object { return &v1.PodTemplate{} },
 		Generations:         true,
 		UnconditionalUpdate: true,
@@ -128,7 +128,7 @@ func podTemplateKind(check func(*v1.PodTemplateSpec, *field.Path) field.ErrorLis
 
 func endpointsKind() Kind {
 	return Kind{
-		Resource:            served("", "endpoints"),
+		Resource:            Served("", "endpoints"),
 		New:                 func() objects.Object { return &v1.Endpoints{} },
 		UnconditionalUpdate: true,
 		CreateOnUpdate:      true,
@@ -187,7 +187,7 @@ func validateEndpointAddress(text string, at *field.Path) field.ErrorList {
 
 func endpointSliceKind() Kind {
 	return Kind{
-		Resource:    served("discovery.k8s.io", "endpointslices"),
+		Resource:    Served("discovery.k8s.io", "endpointslices"),
 		New:         func() objects.Object { return &discoveryv1.EndpointSlice{} },
 		Generations: true,
 		Default: typed(func(s *discoveryv1.EndpointSlice) {

@@ -16,7 +16,7 @@ import (
 
 func configMapKind() Kind {
 	return Kind{
-		Resource:            served("", "configmaps"),
+		Resource:            Served("", "configmaps"),
 		New:                 func() objects.Object { return &v1.ConfigMap{} },
 		UnconditionalUpdate: true,
 		Validate:            typedResult(validateConfigMap),
@@ -75,7 +75,7 @@ func validateKey(key string, at *field.Path) (errs field.ErrorList) {
 
 func secretKind() Kind {
 	return Kind{
-		Resource:            served("", "secrets"),
+		Resource:            Served("", "secrets"),
 		New:                 func() objects.Object { return &v1.Secret{} },
 		UnconditionalUpdate: true,
 		Fields: map[string]func(objects.Object) string{

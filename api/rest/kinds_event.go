@@ -12,7 +12,7 @@ import (
 func eventKind() Kind {
 	get := func(f func(e *v1.Event) string) func(objects.Object) string { return typedResult(f) }
 	return Kind{
-		Resource:            served("", "events"),
+		Resource:            Served("", "events"),
 		New:                 func() objects.Object { return &v1.Event{} },
 		UnconditionalUpdate: true,
 		CreateOnUpdate:      true,
@@ -57,7 +57,7 @@ func validateEventNamespace(namespace string, about v1.ObjectReference, at *fiel
 func eventViewKind() Kind {
 	get := func(f func(e *eventsv1.Event) string) func(objects.Object) string { return typedResult(f) }
 	return Kind{
-		Resource:            served("events.k8s.io", "events"),
+		Resource:            Served("events.k8s.io", "events"),
 		New:                 func() objects.Object { return &eventsv1.Event{} },
 		UnconditionalUpdate: true,
 		CreateOnUpdate:      true,
@@ -75,7 +75,7 @@ func eventViewKind() Kind {
 		},
 		Validate: typedResult(validateEventView),
 		View: &View{
-			Of:   served("", "events").GroupResource(),
+			Of:   Served("", "events").GroupResource(),
 			From: func(stored objects.Object) objects.Object { return eventFromCore(stored.(*v1.Event)) },
 			To:   func(o, _ objects.Object) objects.Object { return eventToCore(o.(*eventsv1.Event)) },
 		},

@@ -16,7 +16,7 @@ import (
 
 func namespaceKind() Kind {
 	return Kind{
-		Resource:            served("", "namespaces"),
+		Resource:            Served("", "namespaces"),
 		New:                 func() objects.Object { return &v1.Namespace{} },
 		Name:                validation.ValidateNamespaceName,
 		UnconditionalUpdate: true,

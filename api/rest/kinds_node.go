@@ -16,7 +16,7 @@ import (
 
 func nodeKind() Kind {
 	return Kind{
-		Resource:            served("", "nodes"),
+		Resource:            Served("", "nodes"),
 		New:                 func() objects.Object { return &v1.Node{} },
 		UnconditionalUpdate: true,
 		Fields: map[string]func(objects.Object) string{
@@ -72,7 +72,7 @@ func validateTaints(n *v1.Node) (errs field.ErrorList) {
 
 func persistentVolumeKind() Kind {
 	return Kind{
-		Resource:            served("", "persistentvolumes"),
+		Resource:            Served("", "persistentvolumes"),
 		New:                 func() objects.Object { return &v1.PersistentVolume{} },
 		UnconditionalUpdate: true,
 		ReturnsDeleted:      true,
@@ -120,7 +120,7 @@ func validatePersistentVolume(p *v1.PersistentVolume) field.ErrorList {
 
 func persistentVolumeClaimKind() Kind {
 	return Kind{
-		Resource:            served("", "persistentvolumeclaims"),
+		Resource:            Served("", "persistentvolumeclaims"),
 		New:                 func() objects.Object { return &v1.PersistentVolumeClaim{} },
 		UnconditionalUpdate: true,
 		ReturnsDeleted:      true,

@@ -38,7 +38,7 @@ type serviceAddresses struct {
 
 func serviceKind(addresses *serviceAddresses) Kind {
 	return Kind{
-		Resource:            served("", "services"),
+		Resource:            Served("", "services"),
 		New:                 func() objects.Object { return &v1.Service{} },
 		Name:                validation.NameIsDNS1035Label,
 		UnconditionalUpdate: true,

@@ -33,6 +33,15 @@ func Warn(ctx context.Context, text string) {
 	}
 }
 
+// Fail answers the request served in ctx with an error, where its subresource serves
+// it whole and has not begun to answer.
+func Fail(ctx context.Context, err error) {
+	if c, _ := ctx.Value(requestKey{}).(*call); c != nil {
+		c.begun = false
+		c.fail(err)
+	}
+}
+
 // parsePath takes the path of a resource apart: /api/v1/..., /apis/GROUP/VERSION/....
 // ok is false for any other path, for empty segments, and for segments that
 // would mean something else once decoded. One slash at the end is no matter.
