@@ -25,7 +25,7 @@ type Desired struct {
 	// manifests with the same hash are the same pod, also where a newer version
 	// defaults more fields. Empty: the defaulted specs are compared.
 	SpecHash string
-	// Sources are the ConfigMaps and Secrets that the pod names. Nil although it
+	// Sources are the ConfigMaps, Secrets and claims that the pod names. Nil although it
 	// names some: it is not known yet which of them there are.
 	Sources *Sources
 	// Warnings are about fields that are accepted and have no meaning on one node.

@@ -20,7 +20,7 @@ type Target struct {
 	// SandboxID is empty until a sandbox was asked for.
 	SandboxID string
 	IPs       []netip.Addr
-	// Sources are the ConfigMaps and Secrets that the pod names.
+	// Sources are the ConfigMaps, Secrets and claims that the pod names.
 	Sources *Sources
 }
 

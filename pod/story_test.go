@@ -284,7 +284,7 @@ func (w *world) load(names []string) []pod.Desired {
 		set[i].Sources = pod.SourcesOf(set[i].Pod, func(id pod.SourceID) (pod.Source, bool) {
 			s, found := sources[id]
 			return s, found
-		})
+		}, nil)
 	}
 	return set
 }

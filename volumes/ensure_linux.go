@@ -27,6 +27,9 @@ func Ensure(ctx context.Context, p Pod, v v1.Volume) error {
 	if HoldsFiles(v) {
 		return ensureFiles(ctx, p, v)
 	}
+	if v.PersistentVolumeClaim != nil {
+		return ensureClaim(ctx, p, v)
+	}
 	v = plain(v)
 	var err error
 	switch {
@@ -35,7 +38,7 @@ func Ensure(ctx context.Context, p Pod, v v1.Volume) error {
 	case v.Image != nil:
 		err = ensureImageDir(p, v)
 	case v.NFS != nil:
-		err = ensureNFS(ctx, p, v)
+		err = ensureNFS(ctx, p, v.Name, v.NFS, nil)
 	default:
 		err = ensureHostPath(v.HostPath)
 	}
@@ -56,8 +59,11 @@ func Present(p Pod, v v1.Volume) bool {
 	case v.Image != nil:
 		return true // mounted when a container needs it
 	case v.NFS != nil:
-		mounted, err := isMounted(nfsPath(p, v)) // its server may not answer
+		mounted, err := isMounted(nfsPath(p, v.Name)) // its server may not answer
 		return mounted && err == nil
+	case v.PersistentVolumeClaim != nil:
+		_, present, err := claimPath(p, v.Name)
+		return present && err == nil
 	}
 	root, err := openVolume(p, v)
 	if err != nil {
@@ -77,7 +83,9 @@ func openVolume(p Pod, v v1.Volume) (*os.File, error) {
 	case v.Image != nil:
 		return openImage(p, v)
 	case v.NFS != nil:
-		return openNFS(p, v)
+		return openNFS(p, v.Name)
+	case v.PersistentVolumeClaim != nil:
+		return openClaim(p, v)
 	default:
 		return openHostPath(v.HostPath)
 	}

@@ -31,6 +31,11 @@ func SetGroup(ctx context.Context, dir string, gid int64, readOnly bool, policy 
 		return fmt.Errorf("cannot set the group: %w", err)
 	}
 	defer root.Close()
+	return setGroup(ctx, root, gid, readOnly, policy)
+}
+
+// setGroup is [SetGroup] for a directory that is opened with O_PATH.
+func setGroup(ctx context.Context, root *os.File, gid int64, readOnly bool, policy v1.PodFSGroupChangePolicy) error {
 	g := grouping{ctx: ctx, gid: int(gid), bits: 0o660}
 	if readOnly {
 		g.bits = 0o440
@@ -38,7 +43,7 @@ func SetGroup(ctx context.Context, dir string, gid int64, readOnly bool, policy 
 	if policy == v1.FSGroupChangeOnRootMismatch {
 		var st unix.Stat_t
 		if err := unix.Fstat(int(root.Fd()), &st); err != nil {
-			return fmt.Errorf("cannot set the group: %w", &os.PathError{Op: "fstat", Path: dir, Err: err})
+			return fmt.Errorf("cannot set the group: %w", &os.PathError{Op: "fstat", Path: root.Name(), Err: err})
 		}
 		if want := g.bits | dirBits; st.Gid == uint32(gid) && st.Mode&want == want {
 			return nil

@@ -25,16 +25,16 @@ const nfsPlugin = "kubernetes.io~nfs"
 const nfsTimeout = 2*time.Minute + 3*time.Second
 
 // nfsPath is where the volume is mounted. Only root can write to what leads there.
-func nfsPath(p Pod, v v1.Volume) string {
-	return filepath.Join(p.Dir, "volumes", nfsPlugin, v.Name)
+func nfsPath(p Pod, volume string) string {
+	return filepath.Join(p.Dir, "volumes", nfsPlugin, volume)
 }
 
 // ensureNFS mounts the server's directory with mount.nfs, as kubelets do. A
 // server that does not answer holds up this volume only. Where it is mounted
-// already nothing is asked of the server.
+// already nothing is asked of the server. options are those of mount.nfs's -o.
 // Source: mount(8), nfs(5).
-func ensureNFS(ctx context.Context, p Pod, v v1.Volume) error {
-	target := nfsPath(p, v)
+func ensureNFS(ctx context.Context, p Pod, volume string, source *v1.NFSVolumeSource, options []string) error {
+	target := nfsPath(p, volume)
 	if mounted, err := isMounted(target); mounted || err != nil {
 		return err
 	}
@@ -50,13 +50,16 @@ func ensureNFS(ctx context.Context, p Pod, v v1.Volume) error {
 	if helper == "" {
 		return errors.New("nfs: /sbin/mount.nfs is missing; install the package nfs-common")
 	}
-	server := v.NFS.Server
+	server := source.Server
 	if strings.Contains(server, ":") && !strings.HasPrefix(server, "[") {
 		server = "[" + server + "]" // an IPv6 address
 	}
-	args := []string{server + ":" + v.NFS.Path, target}
-	if v.NFS.ReadOnly {
-		args = append(args, "-o", "ro")
+	args := []string{server + ":" + source.Path, target}
+	if source.ReadOnly {
+		options = append([]string{"ro"}, options...)
+	}
+	if len(options) > 0 {
+		args = append(args, "-o", strings.Join(options, ","))
 	}
 	ctx, cancel := context.WithTimeout(ctx, nfsTimeout)
 	defer cancel()
@@ -68,7 +71,7 @@ func ensureNFS(ctx context.Context, p Pod, v v1.Volume) error {
 	cmd.WaitDelay = time.Second
 	err := cmd.Run()
 	if ctx.Err() == context.DeadlineExceeded {
-		return fmt.Errorf("nfs: server %s does not answer within %v", v.NFS.Server, nfsTimeout)
+		return fmt.Errorf("nfs: server %s does not answer within %v", source.Server, nfsTimeout)
 	}
 	if err != nil {
 		return fmt.Errorf("nfs: cannot mount %s: %w: %s", args[0], err, bytes.TrimSpace(said.Bytes()))
@@ -91,8 +94,8 @@ func isMounted(path string) (bool, error) {
 }
 
 // openNFS opens the root of a volume that is mounted.
-func openNFS(p Pod, v v1.Volume) (*os.File, error) {
-	target := nfsPath(p, v)
+func openNFS(p Pod, volume string) (*os.File, error) {
+	target := nfsPath(p, volume)
 	mounted, err := isMounted(target)
 	if err == nil && !mounted {
 		err = fmt.Errorf("nothing is mounted at %s", target)
@@ -100,7 +103,7 @@ func openNFS(p Pod, v v1.Volume) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return openIn(p.Dir, filepath.Join("volumes", nfsPlugin, v.Name), unix.O_PATH|unix.O_DIRECTORY)
+	return openIn(p.Dir, filepath.Join("volumes", nfsPlugin, volume), unix.O_PATH|unix.O_DIRECTORY)
 }
 
 // detachNFS unmounts the pod's nfs volumes without asking their servers, which

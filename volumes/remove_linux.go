@@ -37,6 +37,15 @@ func Remove(ctx context.Context, p Pod) error {
 	return nil
 }
 
+// RemoveDir deletes name in dir with everything in it, but nothing that is mounted
+// there. It is for a directory that was a volume by itself.
+func RemoveDir(ctx context.Context, dir, name string) error {
+	if err := deleteTree(ctx, dir, name); err != nil {
+		return fmt.Errorf("cannot remove %s: %w", filepath.Join(dir, name), err)
+	}
+	return nil
+}
+
 // detachBelow unmounts whatever is mounted at dir's named children and below
 // them, until nothing is.
 func detachBelow(ctx context.Context, dir string, names ...string) error {

@@ -84,7 +84,7 @@ func tree(p Pod, v v1.Volume, m v1.VolumeMount, subPath string) (*os.File, error
 	copied := os.NewFile(uintptr(fd), source.Name())
 	// Nobody can see the copy yet, so between the two calls nothing leaks.
 	err = setattr(copied, unix.AT_RECURSIVE, unix.MountAttr{Propagation: propagation})
-	if err == nil && (m.ReadOnly || v.Image != nil || HoldsFiles(v) || v.NFS != nil && v.NFS.ReadOnly) {
+	if err == nil && (m.ReadOnly || v.Image != nil || HoldsFiles(v) || readOnly(v)) {
 		flags := uint(0)
 		if m.RecursiveReadOnly != nil && *m.RecursiveReadOnly != v1.RecursiveReadOnlyDisabled {
 			flags = unix.AT_RECURSIVE
@@ -96,6 +96,11 @@ func tree(p Pod, v v1.Volume, m v1.VolumeMount, subPath string) (*os.File, error
 		return nil, err
 	}
 	return copied, nil
+}
+
+// readOnly says that the pod asks for a volume to be read-only in all containers.
+func readOnly(v v1.Volume) bool {
+	return v.NFS != nil && v.NFS.ReadOnly || v.PersistentVolumeClaim != nil && v.PersistentVolumeClaim.ReadOnly
 }
 
 // FileTree returns a detached copy of a single file that the agent made, such as

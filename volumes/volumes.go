@@ -19,7 +19,9 @@ type Pod struct {
 	Dir string
 
 	// FSGroup becomes the group of volumes that support ownership; nil: none.
-	FSGroup *int64
+	// FSGroupPolicy says how for volumes that hold something already.
+	FSGroup       *int64
+	FSGroupPolicy v1.PodFSGroupChangePolicy
 
 	// Images finds the image that a name means now, by its id (<algorithm>:<hex>),
 	// and how to mount it: read-only, detached, the caller closes it. nil where no
@@ -29,6 +31,10 @@ type Pod struct {
 	// Files tells what a volume of files holds now. Its errors are given as they
 	// are to whoever sets the volume up. nil where there are no such volumes.
 	Files func(v1.Volume) (Files, error)
+
+	// Claims tells what a claim's volume is. Its errors are given as they are to
+	// whoever sets the volume up. nil where no volume is a claim.
+	Claims func(*v1.PersistentVolumeClaimVolumeSource) (Claimed, error)
 
 	// NodeMemoryBytes and PodMemoryLimit bound each memory-backed volume; 0 is
 	// unknown and none.
@@ -56,7 +62,7 @@ type Usage struct {
 
 // Kinds lists the field names of the volume kinds that are served, sorted.
 func Kinds() []string {
-	return []string{"configMap", "downwardAPI", "emptyDir", "ephemeral", "hostPath", "image", "nfs", "projected", "secret"}
+	return []string{"configMap", "downwardAPI", "emptyDir", "ephemeral", "hostPath", "image", "nfs", "persistentVolumeClaim", "projected", "secret"}
 }
 
 // kindOf returns the field name of the source that v has, "" without one.

@@ -235,6 +235,18 @@ func volumeText(v v1.Volume) string {
 		return text
 	case v.HostPath != nil:
 		return "HostPath " + v.HostPath.Path
+	case v.PersistentVolumeClaim != nil:
+		text := "PersistentVolumeClaim " + v.PersistentVolumeClaim.ClaimName
+		if v.PersistentVolumeClaim.ReadOnly {
+			text += ", read-only"
+		}
+		return text
+	case v.Ephemeral != nil:
+		return "Ephemeral, a directory that goes with the pod"
+	case v.Image != nil:
+		return "Image " + v.Image.Reference
+	case v.NFS != nil:
+		return "NFS " + v.NFS.Server + ":" + v.NFS.Path
 	case v.ConfigMap != nil:
 		return "ConfigMap " + v.ConfigMap.Name + optionalText(v.ConfigMap.Optional)
 	case v.Secret != nil:

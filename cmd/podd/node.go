@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"runtime"
 	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+	v1 "k8s.io/api/core/v1"
 )
 
 // nodeIdentity returns the node's name and its addresses, at most one of each
@@ -62,4 +64,12 @@ func hostIP(family int, bridge string) (netip.Addr, bool) {
 		}
 	}
 	return found, found.IsValid()
+}
+
+// nodeLabels are the labels that a node has of itself.
+func nodeLabels(name string) map[string]string {
+	return map[string]string{
+		v1.LabelHostname: name, v1.LabelOSStable: "linux", v1.LabelArchStable: runtime.GOARCH,
+		"beta.kubernetes.io/os": "linux", "beta.kubernetes.io/arch": runtime.GOARCH,
+	}
 }

@@ -29,6 +29,7 @@ import (
 	"podd/logs"
 	"podd/metrics"
 	"podd/pod"
+	"podd/pod/claims"
 	"podd/pod/manifest"
 	"podd/pod/native"
 	"podd/pod/store"
@@ -179,6 +180,7 @@ type agent struct {
 	images   *images.Store
 	store    *store.Store
 	sources  *store.Sources
+	claims   *store.Claims
 	manager  *pod.Manager
 	watcher  *manifest.Watcher
 	board    *pod.Board
@@ -264,8 +266,11 @@ func newAgent(ctx context.Context, o *runOptions, log logr.Logger) (*agent, erro
 	if err != nil {
 		return nil, err
 	}
+	if a.claims, err = a.store.Claims(claims.Node{Name: node, Labels: nodeLabels(node)}); err != nil {
+		return nil, err
+	}
 	a.watcher = manifest.New(manifest.Config{
-		Dir: o.manifests, Loaded: loaded, LoadedSources: loadedSources, Keep: a.sources.Set,
+		Dir: o.manifests, Loaded: loaded, LoadedSources: loadedSources, Keep: a.sources.Set, Bind: a.claims.Bind,
 		Open: (&seal.Opener{Path: agentIdentity(o.secretIdentity)}).Open, Rescan: o.rescan, Logger: log.WithName("manifests"),
 	})
 	watcher, err := logs.NewWatcher()
@@ -281,7 +286,7 @@ func newAgent(ctx context.Context, o *runOptions, log logr.Logger) (*agent, erro
 }
 
 // run starts the agent's goroutines and waits for them: the manager with its
-// workers, the watcher, two servers, the five that look after, keep and tidy up,
+// workers, the watcher, two servers, the six that look after, keep and tidy up,
 // and those that tell systemd how it goes. The first that fails ends all; pods go
 // on whatever happens here.
 func (a *agent) run(ctx context.Context) error {
@@ -316,6 +321,7 @@ func (a *agent) run(ctx context.Context) error {
 		start(func() error { return a.serveReadOnly(ctx, port) })
 	}
 	start(func() error { a.sources.Keep(ctx); return nil })
+	start(func() error { a.claims.Reclaim(ctx, a.usesClaim, volumes.RemoveDir); return nil })
 	start(func() error { a.watchFirewalls(ctx); return nil })
 	start(func() error { a.runtime.CompressLogs(ctx); return nil })
 	start(func() error { a.collectImages(ctx); return nil })
@@ -330,6 +336,19 @@ func (a *agent) run(ctx context.Context) error {
 		return err
 	}
 	return nil
+}
+
+// usesClaim says whether a pod that is still there names a claim.
+func (a *agent) usesClaim(claim pod.Key) bool {
+	pods, _ := a.board.Snapshot()
+	return slices.ContainsFunc(pods, func(p *v1.Pod) bool {
+		for key := range pod.ClaimsOf(p) {
+			if key == claim {
+				return true
+			}
+		}
+		return false
+	})
 }
 
 // watchFirewalls tells every pod that is there what stands in its way when that

@@ -19,10 +19,11 @@ var allowed = []struct {
 	reason string
 }{
 	{"pod", nil, "the heart decides and knows nobody who acts"},
-	{"pod/store", []string{"pod"}, "keeps what the heart wants remembered"},
-	{"pod/manifest", []string{"pod"}, "turns files into Desired"},
+	{"pod/claims", nil, "pure: claims and volumes in, bindings out"},
+	{"pod/store", []string{"pod", "pod/claims"}, "keeps what the heart wants remembered"},
+	{"pod/manifest", []string{"pod", "pod/claims"}, "turns files into Desired"},
 	{"pod/runtimetest", []string{"pod"}, "one suite for the fake and the real runtime"},
-	{"pod/native", []string{"pod", "pod/runtimetest", "sandbox", "sandbox/network", "sandbox/cgroup", "container", "container/seccomp", "images", "volumes", "probes", "logs"},
+	{"pod/native", []string{"pod", "pod/claims", "pod/runtimetest", "sandbox", "sandbox/network", "sandbox/cgroup", "container", "container/seccomp", "images", "volumes", "probes", "logs"},
 		"the one place that knows the leaves and their order"},
 	{"sandbox", []string{"sandbox/wire"}, "translates the OCI spec for the pause process"},
 	{"sandbox/pause", []string{"sandbox/wire", "sandbox/stage"}, "the pause process; small on purpose"},

@@ -415,12 +415,10 @@ func (o *object) checkVolumes(spec *v1.PodSpec) map[string]string {
 			o.checkEphemeral(at+".ephemeral.volumeClaimTemplate", e.VolumeClaimTemplate)
 		}
 		if n := v.NFS; n != nil {
-			if n.Server == "" || strings.ContainsAny(n.Server, " \t\n/") {
-				o.bad(at+".nfs.server", "a host name or an IP address")
-			}
-			if !path.IsAbs(n.Path) {
-				o.bad(at+".nfs.path", "an absolute path")
-			}
+			o.checkNFS(at+".nfs", n)
+		}
+		if c := v.PersistentVolumeClaim; c != nil {
+			o.sourceName(at+".persistentVolumeClaim.claimName", c.ClaimName)
 		}
 		if i := v.Image; i != nil {
 			o.image(at+".image.reference", i.Reference)
@@ -445,26 +443,11 @@ func (o *object) checkEphemeral(at string, t *v1.PersistentVolumeClaimTemplate) 
 		o.bad(at, "what a claim has")
 		return
 	}
-	if len(t.Spec.AccessModes) == 0 {
-		o.bad(at+".spec.accessModes", "a list of access modes")
-	}
-	for i, mode := range t.Spec.AccessModes {
-		o.oneOf(item(at+".spec.accessModes", i), string(mode), "ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod")
-	}
-	storage, given := t.Spec.Resources.Requests[v1.ResourceStorage]
-	switch {
-	case !given:
-		o.say(at+".spec.resources.requests", "expected storage: a size; found none")
-	case storage.Sign() <= 0:
-		o.bad(at+".spec.resources.requests.storage", "a size above 0")
-	}
-	if m := t.Spec.VolumeMode; m != nil {
-		o.oneOf(at+".spec.volumeMode", string(*m), "Filesystem")
-	}
+	o.checkClaimSpec(at+".spec", &t.Spec)
 }
 
 // kindsOf lists the field names of the kinds that are given.
-func kindsOf(source v1.VolumeSource) []string {
+func kindsOf[Source v1.VolumeSource | v1.PersistentVolumeSource](source Source) []string {
 	var kinds []string
 	value := reflect.ValueOf(source)
 	for i := range value.NumField() {

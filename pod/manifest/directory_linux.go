@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 
 	"podd/pod"
+	"podd/pod/claims"
 )
 
 // directory is what was last read of a watched directory or file. It knows
@@ -26,6 +27,7 @@ type directory struct {
 	open Opener           // of sealed Secrets
 	// objects are those of the API, of which files here go before.
 	objects *objectFiles
+	bind    func(claims.Input) claims.Bound
 
 	files map[string]*file
 	// strays are manifests known from before whose files are not in this
@@ -35,6 +37,9 @@ type directory struct {
 	// identity is the directory that was last read.
 	identity inode
 	wasRead  bool
+	// held says that a manifest was read. An empty directory may be one whose file
+	// system is not mounted yet.
+	held bool
 	// trouble says why the directory cannot be read now.
 	trouble string
 	// replacedAt is when another directory was found in this one's place, until
@@ -155,8 +160,7 @@ func (d *directory) refresh(name string, ifChanged bool) {
 		f.keepAll()
 		return
 	}
-	f.seen = now
-	f.trouble = ""
+	f.seen, f.trouble, d.held = now, "", true
 	r := d.open.parse(path, data)
 	f.unopened = r.Unopened
 	f.take(r, mode, d.now())
@@ -304,7 +308,7 @@ func (d *directory) settleReplacement(manifests int) {
 	}
 }
 
-// set is everything wanted, the ConfigMaps and Secrets in force, and what is
+// set is everything wanted, the objects beside the pods in force, and what is
 // wrong, by file.
 func (d *directory) set() ([]pod.Desired, []pod.Source, []Report) {
 	all := slices.Clone(d.strays)
@@ -365,7 +369,7 @@ func (d *directory) set() ([]pod.Desired, []pod.Source, []Report) {
 			kept(Kept{id.Kind, id.Key, l.at}, l.source.Origin)
 		}
 	}
-	attachSources(set, sources)
+	attachSources(set, sources, d.bound(toBind(set, sources)))
 	var out []Report
 	for _, r := range reports {
 		if len(r.Problems) > 0 {
@@ -375,6 +379,16 @@ func (d *directory) set() ([]pod.Desired, []pod.Source, []Report) {
 	}
 	slices.SortFunc(out, func(a, b Report) int { return cmp.Compare(a.File, b.File) })
 	return set, sourceList(sources), out
+}
+
+// bound binds claims.
+func (d *directory) bound(in claims.Input) claims.Bound {
+	if d.bind == nil {
+		return claims.Bound{}
+	}
+	in.Complete = d.held && d.trouble == "" && d.replacedAt.IsZero() && d.objects.trouble == ""
+	in.Removed = func(key claims.Key) bool { return d.objects.removed[pod.SourceID{Kind: pod.KindClaim, Key: key}] }
+	return d.bind(in)
 }
 
 func sameVersion(a, b pod.Desired) bool {

@@ -55,7 +55,7 @@ const (
 // at run time.
 var Fields = []Field{
 	{Path: "apiVersion", Support: Honoured, Note: "v1"},
-	{Path: "kind", Support: Honoured, Note: "Pod; also List and PodList; ConfigMap and Secret beside them"},
+	{Path: "kind", Support: Honoured, Note: "Pod; also List and PodList; ConfigMap, Secret, PersistentVolumeClaim and PersistentVolume beside them"},
 	{Path: "status", Support: Ignored, Note: serverWritten},
 
 	{Path: "metadata", Support: Honoured},
@@ -104,7 +104,9 @@ var Fields = []Field{
 	{Path: "spec.volumes[].nfs.readOnly", Support: Honoured},
 	{Path: "spec.volumes[].iscsi", Support: Refused},
 	{Path: "spec.volumes[].glusterfs", Support: Refused},
-	{Path: "spec.volumes[].persistentVolumeClaim", Support: Refused, Note: noAPI},
+	{Path: "spec.volumes[].persistentVolumeClaim", Support: Honoured},
+	{Path: "spec.volumes[].persistentVolumeClaim.claimName", Support: Honoured},
+	{Path: "spec.volumes[].persistentVolumeClaim.readOnly", Support: Honoured},
 	{Path: "spec.volumes[].rbd", Support: Refused},
 	{Path: "spec.volumes[].flexVolume", Support: Refused},
 	{Path: "spec.volumes[].cinder", Support: Refused},
@@ -338,7 +340,7 @@ var Fields = []Field{
 	{Path: "spec.securityContext.sysctls[]", Support: Honoured},
 	{Path: "spec.securityContext.sysctls[].name", Support: Honoured},
 	{Path: "spec.securityContext.sysctls[].value", Support: Honoured},
-	{Path: "spec.securityContext.fsGroupChangePolicy", Support: Warned, Note: "volumes that get the group are new and empty here"},
+	{Path: "spec.securityContext.fsGroupChangePolicy", Support: Honoured, Note: "for claims; other volumes that get the group are new and empty"},
 	{Path: "spec.securityContext.seccompProfile", Support: Honoured},
 	{Path: "spec.securityContext.seccompProfile.type", Support: Honoured},
 	{Path: "spec.securityContext.seccompProfile.localhostProfile", Support: Honoured},

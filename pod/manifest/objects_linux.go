@@ -57,6 +57,10 @@ func ParseObject(file string, data []byte) Result {
 			s.ConfigMap.ObjectMeta = meta
 		case s.Secret != nil:
 			s.Secret.ObjectMeta = meta
+		case s.Claim != nil:
+			s.Claim.ObjectMeta = meta
+		case s.Volume != nil:
+			s.Volume.ObjectMeta = meta
 		}
 	}
 	return r
@@ -92,6 +96,8 @@ type objectFiles struct {
 	dir   string // empty: there are none
 	now   func() time.Time
 	files map[string]*file // by path
+	// removed are those that the API has withdrawn.
+	removed map[pod.SourceID]bool
 	// strays are pods known from before whose files cannot be looked for.
 	strays  []loaded
 	trouble string // why they cannot
@@ -101,7 +107,7 @@ type objectFiles struct {
 // namespace in it, with one file for each object. What of known is not there is gone,
 // unless that cannot be told.
 func newObjectFiles(dir string, known []pod.Desired, now func() time.Time) *objectFiles {
-	o := &objectFiles{dir: dir, now: now, files: map[string]*file{}}
+	o := &objectFiles{dir: dir, now: now, files: map[string]*file{}, removed: map[pod.SourceID]bool{}}
 	loadedFrom := map[string]loaded{}
 	for _, k := range known {
 		if k.Origin.API && k.Pod != nil && !k.Gone {
@@ -173,6 +179,11 @@ type handed struct {
 // take takes over what is handed over.
 func (o *objectFiles) take(h handed) {
 	if h.result == nil {
+		if f := o.files[h.file]; f != nil {
+			for id := range f.sources {
+				o.removed[id] = true
+			}
+		}
 		delete(o.files, h.file)
 		o.strays = slices.DeleteFunc(o.strays, func(l loaded) bool { return l.desired.Origin.File == h.file })
 		return
@@ -183,6 +194,9 @@ func (o *objectFiles) take(h handed) {
 		o.files[h.file] = f
 	}
 	f.takeObject(*h.result, o.now())
+	for id := range f.sources {
+		delete(o.removed, id)
+	}
 }
 
 // wanted lists the pods that have their place, and all other objects.

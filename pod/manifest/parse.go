@@ -32,7 +32,7 @@ type Result struct {
 	Objects []Object
 	// Desired are the good pods, at most one for each namespace and name.
 	Desired []pod.Desired
-	// Sources are the good ConfigMaps and Secrets, at most one of each name.
+	// Sources are the other good objects, at most one of each kind and name.
 	Sources []pod.Source
 	// Problems are all problems and warnings in file order.
 	Problems []Problem
@@ -54,7 +54,7 @@ type Object struct {
 	// Line is where the object begins, from 1.
 	Line int
 	// Desired is nil when the object has mistakes or is no Pod; Source when it
-	// has mistakes or is neither ConfigMap nor Secret.
+	// has mistakes or is a Pod.
 	Desired *pod.Desired
 	Source  *pod.Source
 	// Problems are the object's problems and warnings in file order.
@@ -144,15 +144,15 @@ const maxProblems = 500
 
 // givenTwice is about objects of one kind, a Pod included, that have one name.
 func givenTwice(id pod.SourceID, first pod.Origin) string {
-	return fmt.Sprintf("%s %s is given twice; the one at %s holds", kindText(id.Kind), id.Key, printable(first.String()))
+	return fmt.Sprintf("%s is given twice; the one at %s holds", idText(id), printable(first.String()))
 }
 
-// kindText is a kind in the middle of a sentence.
-func kindText(kind string) string {
-	if kind == "Pod" {
-		return "pod"
+// idText is an object's name in the middle of a sentence.
+func idText(id pod.SourceID) string {
+	if id.Kind == "Pod" {
+		id.Kind = "pod"
 	}
-	return kind
+	return id.String()
 }
 
 type parser struct {
@@ -412,6 +412,9 @@ func (p *parser) object(at *yaml.Node, c chunk, v *visits, prefix, apiVersion, k
 		return
 	}
 	result := Object{Kind: kind, Key: keyOf(entries)}
+	if kind == pod.KindVolume {
+		result.Key.Namespace = ""
+	}
 	if apiVersion == "v1" && kind == "Pod" {
 		// Reading the fields again reports again what is wrong with them.
 		o = p.newObject(at, c, v, prefix)
@@ -509,7 +512,7 @@ func (e entry) nodeOrNull() *yaml.Node {
 	return e.value
 }
 
-const servedKinds = "v1 Pod, ConfigMap and Secret, and v1 List of them"
+const servedKinds = "v1 Pod, ConfigMap, Secret, PersistentVolumeClaim and PersistentVolume, and v1 List of them"
 
 // unserved reports an object that is no Pod. It says whether the author can have
 // meant another kind.
@@ -538,7 +541,7 @@ func (o *object) unserved(entries map[string]entry, apiVersion, kind string, inL
 		return false
 	}
 	message := fmt.Sprintf("%s of %s is not served here; served: %s", quoted(kind), quoted(apiVersion), servedKinds)
-	if meant := nearest(kind, []string{"Pod", "PodList", "List", "ConfigMap", "Secret"}); meant != "" && apiVersion == "v1" {
+	if meant := nearest(kind, append([]string{"Pod", "PodList", "List"}, sourceKinds...)); meant != "" && apiVersion == "v1" {
 		o.tell(at, "kind", message+fmt.Sprintf("; did you mean %q?", meant))
 		return false
 	}

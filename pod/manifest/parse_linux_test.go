@@ -111,10 +111,7 @@ func TestGoodManifestsAreDefaultedAsAServerWould(t *testing.T) {
 				b.WriteString("--- # " + d.Origin.String() + "\n" + string(out))
 			}
 			for _, s := range r.Sources {
-				var object any = s.Secret
-				if s.ConfigMap != nil {
-					object = s.ConfigMap
-				}
+				_, object := s.Object()
 				out, err := yaml.Marshal(object)
 				if err != nil {
 					t.Fatal(err)
@@ -146,10 +143,7 @@ func isRepeatable(t testing.TB, r Result) {
 		}
 	}
 	for _, s := range r.Sources {
-		var object any = s.Secret
-		if s.ConfigMap != nil {
-			object = s.ConfigMap
-		}
+		_, object := s.Object()
 		out, err := yaml.Marshal(object)
 		if err != nil {
 			t.Fatalf("%s: %v", s, err)

@@ -47,7 +47,7 @@ func (r Report) Summary() string {
 		if k.Kind == "Pod" {
 			what = "keeps running"
 		}
-		fmt.Fprintf(&b, "; %s %s %s as loaded ", kindText(k.Kind), k.Key, what)
+		fmt.Fprintf(&b, "; %s %s as loaded ", idText(pod.SourceID{Kind: k.Kind, Key: k.Key}), what)
 		if k.Loaded.IsZero() {
 			b.WriteString("before this start")
 		} else {

@@ -37,8 +37,11 @@ type onSecret struct {
 	Immutable  *bool             `json:"immutable"`
 }
 
+// sourceKinds are the kinds of [pod.Source].
+var sourceKinds = []string{pod.KindConfigMap, pod.KindSecret, pod.KindClaim, pod.KindVolume}
+
 // isSourceKind says whether an object of this kind is a [pod.Source].
-func isSourceKind(kind string) bool { return kind == "ConfigMap" || kind == "Secret" }
+func isSourceKind(kind string) bool { return slices.Contains(sourceKinds, kind) }
 
 // sourceFieldAt is [fieldAt] for ConfigMaps and Secrets, all of whose own fields
 // are honoured.
@@ -49,15 +52,20 @@ func sourceFieldAt(path string) *Field {
 	return &Field{Path: path, Support: Honoured}
 }
 
-// source decodes and checks a ConfigMap or a Secret. It returns nil when the
+// source decodes and checks an object of a source's kind. It returns nil when the
 // object has mistakes.
 func (o *object) source(root *yaml.Node, kind string) *pod.Source {
-	o.fieldAt, o.isSource, o.secret = sourceFieldAt, true, kind == "Secret"
+	o.fieldAt, o.isSource, o.secret = sourceFieldAt, true, kind == pod.KindSecret
 	s := &pod.Source{Origin: pod.Origin{File: o.file, Line: o.before + root.Line}}
-	if kind == "ConfigMap" {
+	switch kind {
+	case pod.KindConfigMap:
 		s.ConfigMap = o.configMap(root)
-	} else {
+	case pod.KindSecret:
 		s.Secret = o.secretObject(root)
+	case pod.KindClaim:
+		s.Claim = o.claim(root)
+	case pod.KindVolume:
+		s.Volume = o.volume(root)
 	}
 	if errorsIn(o.problems) > 0 {
 		return nil

@@ -11,9 +11,10 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 
 	"podd/pod"
+	"podd/pod/claims"
 )
 
-// loadedSource is a good version of a ConfigMap or Secret.
+// loadedSource is a good version of an object beside the pods.
 type loadedSource struct {
 	source pod.Source
 	at     time.Time // zero: before the agent's start
@@ -21,7 +22,7 @@ type loadedSource struct {
 	kept bool
 }
 
-// combineSources is [combine] for ConfigMaps and Secrets.
+// combineSources is [combine] for the objects beside the pods.
 func combineSources(all []loadedSource) (set map[pod.SourceID]loadedSource, clashes []clash) {
 	slices.SortStableFunc(all, func(a, b loadedSource) int {
 		if c := cmp.Or(compareBools(a.source.Origin.API, b.source.Origin.API), compareBools(a.kept, b.kept)); c != 0 {
@@ -42,17 +43,41 @@ func combineSources(all []loadedSource) (set map[pod.SourceID]loadedSource, clas
 	return set, clashes
 }
 
-// attachSources gives each pod the ConfigMaps and Secrets that it names.
-func attachSources(pods []pod.Desired, sources map[pod.SourceID]loadedSource) {
+// attachSources gives each pod the ConfigMaps, Secrets and claims that it names.
+func attachSources(pods []pod.Desired, sources map[pod.SourceID]loadedSource, bound claims.Bound) {
 	for i := range pods {
 		pods[i].Sources = pod.SourcesOf(pods[i].Pod, func(id pod.SourceID) (pod.Source, bool) {
 			l, found := sources[id]
 			return l.source, found
+		}, func(key pod.Key) (pod.Claim, bool) {
+			c, found := bound.Claim(key)
+			return pod.Claim{Claim: c.Claim, Volume: c.Volume, Message: c.Message}, found
 		})
 	}
 }
 
-// takeSources is the part of [file.take] that is about ConfigMaps and Secrets.
+// toBind lists the claims and volumes among sources, and says which claims a pod
+// names.
+func toBind(pods []pod.Desired, sources map[pod.SourceID]loadedSource) claims.Input {
+	used := map[claims.Key]bool{}
+	for _, d := range pods {
+		for key := range pod.ClaimsOf(d.Pod) {
+			used[key] = true
+		}
+	}
+	in := claims.Input{Used: func(key claims.Key) bool { return used[key] }}
+	for _, l := range sourceList(sources) {
+		switch {
+		case l.Claim != nil:
+			in.Claims = append(in.Claims, l.Claim)
+		case l.Volume != nil:
+			in.Volumes = append(in.Volumes, l.Volume)
+		}
+	}
+	return in
+}
+
+// takeSources is the part of [file.take] that is about the objects beside the pods.
 // It returns problems of its own.
 func (f *file) takeSources(r Result, now time.Time) []Problem {
 	var problems []Problem
@@ -91,7 +116,9 @@ func (f *file) takeSources(r Result, now time.Time) []Problem {
 }
 
 func sameSource(a, b pod.Source) bool {
-	return equality.Semantic.DeepEqual(a.ConfigMap, b.ConfigMap) && equality.Semantic.DeepEqual(a.Secret, b.Secret)
+	_, x := a.Object()
+	_, y := b.Object()
+	return equality.Semantic.DeepEqual(x, y)
 }
 
 // sameContent compares what an immutable object may not change.
@@ -136,6 +163,6 @@ func compareSourceIDs(a, b pod.SourceID) int {
 
 func sameSourceList(a, b []pod.Source) bool {
 	return slices.EqualFunc(a, b, func(a, b pod.Source) bool {
-		return a.ConfigMap == b.ConfigMap && a.Secret == b.Secret && a.Origin == b.Origin
+		return a == b
 	})
 }

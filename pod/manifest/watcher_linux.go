@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"podd/pod"
+	"podd/pod/claims"
 )
 
 // Config says what a [Watcher] watches.
@@ -22,11 +23,11 @@ type Config struct {
 	// Loaded are the last good manifests known from before, with their
 	// origins. They stand in for what cannot be read at the start.
 	Loaded []pod.Desired
-	// LoadedSources are the same for ConfigMaps and Secrets.
+	// LoadedSources are the same for the objects beside the pods.
 	LoadedSources []pod.Source
-	// Keep receives the ConfigMaps and Secrets in force that files declare, sorted by kind, namespace
-	// and name, whenever they change. It is called from Run's goroutine and must
-	// return at once. Nil: nobody wants to know.
+	// Keep receives the objects beside the pods that are in force and that files
+	// declare, sorted by kind, namespace and name, whenever they change. It is called
+	// from Run's goroutine and must return at once. Nil: nobody wants to know.
 	Keep func([]pod.Source)
 	// Objects is the directory in which the API keeps its objects; empty: there is
 	// no API. It is read at the start; see [Watcher.Declare] for later.
@@ -34,6 +35,10 @@ type Config struct {
 	// Open opens the values of sealed Secrets. What it cannot open is tried again
 	// at each rescan. Nil leaves them sealed.
 	Open Opener
+	// Bind binds the claims in force to volumes, given both, which claims pods name,
+	// and whether that is all. It is called from Run's goroutine, often without a
+	// change. Nil: no claim is bound.
+	Bind func(claims.Input) claims.Bound
 	// Rescan is how often everything is looked at again; zero means 20 s.
 	Rescan time.Duration
 	// Settle is how long a file that is open for writing must be quiet before
@@ -59,10 +64,10 @@ const (
 )
 
 // Watcher keeps the wanted set of pods in step with a directory, each pod with
-// the ConfigMaps and Secrets that it names. A change of a
-// file takes effect when its write has settled: at once when it was renamed into
-// place or closed. Where a file is a link, a change of what it points to outside
-// the directory is seen at the next rescan.
+// the ConfigMaps, Secrets and claims that it names. A change of a file takes
+// effect when its write has settled: at once when it was renamed into place or
+// closed. Where a file is a link, a change of what it points to outside the
+// directory is seen at the next rescan.
 type Watcher struct {
 	config  Config
 	changed chan struct{}
@@ -111,6 +116,7 @@ func (w *Watcher) Run(ctx context.Context, out chan<- []pod.Desired) error {
 	w.dir = newDirectory(w.config.Dir, w.config.Loaded, w.config.LoadedSources, w.config.Now)
 	w.dir.objects = newObjectFiles(w.config.Objects, w.config.Loaded, w.config.Now)
 	w.dir.open = w.config.Open
+	w.dir.bind = w.config.Bind
 	w.rescan()
 
 	var last []pod.Desired

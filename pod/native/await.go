@@ -55,7 +55,7 @@ func (r *Runtime) there(t pod.Target, w pod.Wait) bool {
 		select {
 		case turn <- struct{}{}:
 			defer func() { <-turn }()
-			return volumes.SourceThere(t.Pod.Spec.Volumes[i])
+			return r.sourceThere(t, t.Pod.Spec.Volumes[i])
 		default: // what it lies on does not answer yet
 			return false
 		}
@@ -63,6 +63,18 @@ func (r *Runtime) there(t pod.Target, w pod.Wait) bool {
 		return r.imagesPresent(t.Pod, findContainer(t.Pod, w.Name))
 	}
 	return false
+}
+
+// sourceThere tells whether the source of a volume that could not be set up seems
+// to be there by now.
+func (r *Runtime) sourceThere(t pod.Target, v v1.Volume) bool {
+	if v.PersistentVolumeClaim == nil {
+		return volumes.SourceThere(v)
+	}
+	name := v.PersistentVolumeClaim.ClaimName
+	had := r.hasClaim(t.UID, pod.Key{Namespace: t.Pod.Namespace, Name: name})
+	c, err := r.claimed(t, name)
+	return err == nil && (!had || c.There())
 }
 
 // imagesPresent tells whether a container's image and those of the volumes that

@@ -76,6 +76,11 @@ func (r *Runtime) podName(uid types.UID) string {
 	if p == nil {
 		return string(uid)
 	}
+	return p.name(uid)
+}
+
+// name is the pod's name, or its UID where that is not known.
+func (p *livePod) name(uid types.UID) string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.namespace == "" {

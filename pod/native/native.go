@@ -87,6 +87,8 @@ type Runtime struct {
 
 	mu   sync.Mutex
 	pods map[types.UID]*livePod // guarded by mu
+	// claims are the pods that have a claim's volume, the first one first; guarded by mu.
+	claims map[pod.Key][]types.UID
 }
 
 // hostFacts are what containers may learn of the machine; they do not change
@@ -118,6 +120,7 @@ func New(c Config) (*Runtime, error) {
 		host:     host,
 		bootID:   strings.TrimSpace(string(boot)),
 		pods:     map[types.UID]*livePod{},
+		claims:   map[pod.Key][]types.UID{},
 		patience: volumePatience,
 	}, nil
 }
@@ -240,11 +243,12 @@ func containerOf(p *v1.Pod, name string) *v1.Container {
 	panic(fmt.Sprintf("native: pod %s/%s has no container %q", p.Namespace, p.Name, name))
 }
 
-// Reconcile makes addresses and host ports agree with the pods that records
-// tell of. Call it once, before any action.
+// Reconcile makes addresses, host ports and who uses which claim agree with the
+// pods that records tell of. Call it once, before any action.
 func (r *Runtime) Reconcile(ctx context.Context, records []pod.Record) error {
 	present := map[string]network.Held{}
 	for _, rec := range records {
+		r.adoptClaims(rec)
 		if rec.Pod == nil || rec.Pod.Spec.HostNetwork {
 			continue
 		}

@@ -279,6 +279,7 @@ func (r *Runtime) removePod(ctx context.Context, t pod.Target) error {
 	if err := r.Network.Release(string(t.UID)); err != nil {
 		return err
 	}
+	r.leaveClaims(t.UID)
 	r.dropLive(t.UID)
 	return nil
 }

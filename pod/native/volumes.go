@@ -95,8 +95,14 @@ func (r *Runtime) volumesPod(t pod.Target) volumes.Pod {
 	}
 	if sc := t.Pod.Spec.SecurityContext; sc != nil {
 		p.FSGroup = sc.FSGroup
+		if sc.FSGroupChangePolicy != nil {
+			p.FSGroupPolicy = *sc.FSGroupChangePolicy
+		}
 	}
 	p.Images = r.volumeImage
+	p.Claims = func(c *v1.PersistentVolumeClaimVolumeSource) (volumes.Claimed, error) {
+		return r.claimed(t, c.ClaimName)
+	}
 	p.Files = func(v v1.Volume) (volumes.Files, error) { return r.volumeFiles(t, v) }
 	return p
 }

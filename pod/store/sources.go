@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,9 +18,9 @@ import (
 	"podd/pod"
 )
 
-// Sources keeps the ConfigMaps and Secrets in force, so that an agent that is
-// started again while their file has a mistake still has the last good version,
-// as it has of pods. <root>/sources holds ConfigMaps, one file each. Secrets are
+// Sources keeps the objects beside the pods that are in force, so that an agent
+// that is started again while their file has a mistake still has the last good
+// version, as it has of pods. <root>/sources holds them, one file each. Secrets are
 // never written to a disk: <run>/sources holds them, if it is in memory, until
 // the machine is started anew; otherwise nothing does.
 //
@@ -74,7 +75,7 @@ func (s *Sources) Keep(ctx context.Context) {
 			return
 		case sources := <-s.wanted:
 			if err := s.write(sources, written); err != nil {
-				s.store.config.Logger.Error(err, "a restart of the agent would not find all ConfigMaps and Secrets")
+				s.store.config.Logger.Error(err, "a restart of the agent would not find all objects beside the pods")
 			}
 		}
 	}
@@ -136,7 +137,7 @@ func (s *Sources) dirs() []string {
 // dir is where a source is kept; empty: nowhere.
 func (s *Sources) dir(source pod.Source) string {
 	switch {
-	case source.ConfigMap != nil:
+	case source.Secret == nil:
 		return s.dirs()[0]
 	case s.secrets:
 		return s.dirs()[1]
@@ -145,10 +146,21 @@ func (s *Sources) dir(source pod.Source) string {
 }
 
 // sourceName is a file's name. Names have no "_", and of one kind each
-// namespace has one of each.
+// namespace has one of each. What may be as long as a file's name is cut and told
+// apart by a sum.
 func sourceName(s pod.Source) string {
-	key := s.ID().Key
-	return key.Namespace + "_" + key.Name + ".json"
+	id := s.ID()
+	name := id.Key.Namespace + "_" + id.Key.Name
+	switch id.Kind {
+	case pod.KindClaim, pod.KindVolume:
+		name = id.Kind + "_" + name
+	}
+	const most = 200
+	if len(name) > most {
+		sum := sha256.Sum256([]byte(name))
+		name = name[:most] + "_" + hex.EncodeToString(sum[:8])
+	}
+	return name + ".json"
 }
 
 // List returns what the last agent kept. A file that cannot be read is set
@@ -161,7 +173,7 @@ func (s *Sources) List() ([]pod.Source, error) {
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("cannot list ConfigMaps and Secrets: %w", err)
+			return nil, fmt.Errorf("cannot list the objects beside the pods: %w", err)
 		}
 		for _, e := range entries {
 			path := filepath.Join(dir, e.Name())
@@ -171,7 +183,7 @@ func (s *Sources) List() ([]pod.Source, error) {
 			source, err := readSource(path)
 			if err != nil {
 				aside := setAside(path)
-				s.store.config.Logger.Error(err, "cannot read a kept ConfigMap or Secret; it is set aside", "file", aside)
+				s.store.config.Logger.Error(err, "cannot read a kept object; it is set aside", "file", aside)
 				continue
 			}
 			all = append(all, source)
@@ -196,13 +208,19 @@ func readSource(path string) (pod.Source, error) {
 func parseSource(data []byte) (pod.Source, error) {
 	var f sourceFile
 	if json.Unmarshal(data, &f) != nil {
-		return pod.Source{}, errors.New("not a ConfigMap or Secret")
+		return pod.Source{}, errors.New("not an object that is kept")
 	}
 	if f.Version != version {
 		return pod.Source{}, fmt.Errorf("version %d is not known here; expected %d", f.Version, version)
 	}
-	if (f.Source.ConfigMap == nil) == (f.Source.Secret == nil) {
-		return pod.Source{}, errors.New("expected a ConfigMap or a Secret in it")
+	objects := 0
+	for _, given := range []bool{f.Source.ConfigMap != nil, f.Source.Secret != nil, f.Source.Claim != nil, f.Source.Volume != nil} {
+		if given {
+			objects++
+		}
+	}
+	if objects != 1 {
+		return pod.Source{}, errors.New("expected one object in it")
 	}
 	return f.Source, nil
 }

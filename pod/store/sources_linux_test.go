@@ -148,11 +148,11 @@ func TestOnlyTheNewestSetIsWritten(t *testing.T) {
 // What a kept file says is told to nobody, a broken one's neither.
 func TestKeptSourceIsReadStrictly(t *testing.T) {
 	for text, want := range map[string]string{
-		`{"version":1,"source":{"Secret":{"data":{"a":"topsecret!"}}}}`: "not a ConfigMap or Secret",
-		`topsecret`:                                           "not a ConfigMap or Secret",
+		`{"version":1,"source":{"Secret":{"data":{"a":"topsecret!"}}}}`: "not an object that is kept",
+		`topsecret`:                                           "not an object that is kept",
 		`{"version":2,"source":{"Secret":{}}}`:                "version 2 is not known here; expected 1",
-		`{"version":1,"source":{}}`:                           "expected a ConfigMap or a Secret in it",
-		`{"version":1,"source":{"Secret":{},"ConfigMap":{}}}`: "expected a ConfigMap or a Secret in it",
+		`{"version":1,"source":{}}`:                           "expected one object in it",
+		`{"version":1,"source":{"Secret":{},"ConfigMap":{}}}`: "expected one object in it",
 	} {
 		if _, err := parseSource([]byte(text)); err == nil || err.Error() != want {
 			t.Errorf("%s: %v, want %s", text, err, want)
