@@ -70,7 +70,7 @@ func Compare(a, b Desired) Difference {
 		return c
 	}
 	differences("spec", asTree(a.Pod.Spec), asTree(b.Pod.Spec), func(f FieldChange) { c.sort(b.Pod, f) })
-	if before, after := qosClass(a.Pod), qosClass(b.Pod); before != after {
+	if before, after := QOSClass(a.Pod), QOSClass(b.Pod); before != after {
 		for _, f := range c.Resources {
 			f.Why = fmt.Sprintf("the pod's QoS class would change from %s to %s", before, after)
 			c.Recreate = append(c.Recreate, f)

@@ -40,6 +40,9 @@ type EventStore struct {
 	number uint64
 	// Source is shown as the events' host.
 	Source string
+	// Tell hears of each event as it is now, in order; nil: nobody wants to know. It
+	// must return at once, and not change the event.
+	Tell func(*v1.Event)
 }
 
 // eventID is what makes two events the same.
@@ -120,6 +123,7 @@ func (s *EventStore) Record(e Event) {
 		again.LastTimestamp = metav1.NewTime(e.At)
 		again.ResourceVersion = fmt.Sprint(s.number)
 		s.events[id] = again
+		s.tell(again)
 		return
 	}
 	s.events[id] = &v1.Event{
@@ -142,8 +146,15 @@ func (s *EventStore) Record(e Event) {
 
 		ReportingController: "kubelet", ReportingInstance: s.Source,
 	}
+	s.tell(s.events[id])
 	if len(s.events) > eventsKept {
 		s.shrink(e.At)
+	}
+}
+
+func (s *EventStore) tell(e *v1.Event) {
+	if s.Tell != nil {
+		s.Tell(e)
 	}
 }
 

@@ -437,6 +437,23 @@ func (m *Manager) Replace(ctx context.Context, key Key, grace time.Duration) err
 	return cmp.Or(called, err)
 }
 
+// End ends a pod at once, within grace at most, because the API forgets it: no set
+// that comes will have it. A pod of another UID, and one that is not there, are no
+// error. It returns once the pod's worker knows.
+func (m *Manager) End(ctx context.Context, key Key, uid types.UID, grace time.Duration) error {
+	return m.call(ctx, func() {
+		s := m.slots[key]
+		switch {
+		case m.down || s == nil || s.worker == nil || s.worker.uid != uid:
+		case s.ending:
+			m.order(s.worker, order{shorten: &grace})
+		default:
+			s.ending = true
+			m.order(s.worker, order{then: ThenRemove, grace: grace})
+		}
+	})
+}
+
 // SetConditions gives a pod the conditions that others than the agent set, in place
 // of those that were set before: those of its readiness gates, which then count for
 // Ready. Conditions of the agent's own among them are left out. It returns once the

@@ -4,9 +4,9 @@ import (
 	v1 "k8s.io/api/core/v1"
 )
 
-// qosClass is the pod's quality of service class. Only cpu and memory count.
+// QOSClass is the pod's quality of service class. Only cpu and memory count.
 // Source: Kubernetes docs, "Pod Quality of Service Classes".
-func qosClass(pod *v1.Pod) v1.PodQOSClass {
+func QOSClass(pod *v1.Pod) v1.PodQOSClass {
 	if r := pod.Spec.Resources; r != nil {
 		return qosOf([]v1.ResourceRequirements{*r})
 	}

@@ -49,7 +49,7 @@ func Status(d Desired, o Observed, n Node, shown []v1.PodCondition, now time.Tim
 	p.Status = v1.PodStatus{
 		ObservedGeneration: p.Generation,
 		StartTime:          &started,
-		QOSClass:           qosClass(d.Pod),
+		QOSClass:           QOSClass(d.Pod),
 	}
 	for i := range p.Spec.InitContainers {
 		p.Status.InitContainerStatuses = append(p.Status.InitContainerStatuses, s.container(&p.Spec.InitContainers[i], true))

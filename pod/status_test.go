@@ -208,12 +208,12 @@ func TestQOSClass(t *testing.T) {
 		{"only cpu", []v1.Container{of(list("1", ""), list("1", ""))}, nil, v1.PodQOSBurstable},
 	} {
 		p := &v1.Pod{Spec: v1.PodSpec{Containers: test.containers, InitContainers: test.init}}
-		if got := qosClass(p); got != test.want {
+		if got := QOSClass(p); got != test.want {
 			t.Errorf("%s: %s, want %s", test.name, got, test.want)
 		}
 	}
 	whole := &v1.Pod{Spec: v1.PodSpec{Containers: []v1.Container{{}}, Resources: &full.Resources}}
-	if got := qosClass(whole); got != v1.PodQOSGuaranteed {
+	if got := QOSClass(whole); got != v1.PodQOSGuaranteed {
 		t.Errorf("resources of the pod alone decide: %s", got)
 	}
 }

@@ -8,6 +8,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
+// Default fills in what Kubernetes fills in where a pod does not say.
+func Default(p *v1.Pod) { applyDefaults(p) }
+
 // applyDefaults fills in what Kubernetes fills in. Fields that Kubernetes
 // leaves nil stay nil. Where a number has a default, 0 counts as not given.
 // Source: the "Defaults to" of each field in the API reference of Pod v1.

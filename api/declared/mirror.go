@@ -1,0 +1,406 @@
+package declared
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/uuid"
+	"k8s.io/apimachinery/pkg/watch"
+
+	"podd/api/objects"
+	"podd/pod"
+)
+
+// mirror is what waits to be shown in the store.
+type mirror struct {
+	wake chan struct{}
+
+	mu      sync.Mutex
+	ended   []ended
+	sources []pod.Source // the newest; nil: nothing new
+	events  map[string]*v1.Event
+	forced  map[types.UID]bool // deleted at once, and not off the board yet
+}
+
+// ended is a pod that nothing is left of.
+type ended struct {
+	key pod.Key
+	uid types.UID
+}
+
+func (m *mirror) init() {
+	m.wake, m.events, m.forced = make(chan struct{}, 1), map[string]*v1.Event{}, map[types.UID]bool{}
+}
+
+// tell changes what waits, and wakes Run.
+func (m *mirror) tell(change func()) {
+	m.mu.Lock()
+	change()
+	m.mu.Unlock()
+	select {
+	case m.wake <- struct{}{}:
+	default:
+	}
+}
+
+// forget makes a pod of a file's that was deleted at once stay out of the store.
+func (m *mirror) forget(uid types.UID) { m.tell(func() { m.forced[uid] = true }) }
+
+func (m *mirror) isForgotten(uid types.UID) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.forced[uid]
+}
+
+// Ended takes in that nothing is left of a pod; see [pod.Config]. It returns at once.
+func (k *Keeper) Ended(key pod.Key, uid types.UID) {
+	k.mirror.tell(func() { k.mirror.ended = append(k.mirror.ended, ended{key, uid}) })
+}
+
+// Sources takes in which ConfigMaps, Secrets and claims files declare, all of them. It
+// returns at once.
+func (k *Keeper) Sources(all []pod.Source) {
+	if all == nil {
+		all = []pod.Source{}
+	}
+	k.mirror.tell(func() { k.mirror.sources = all })
+}
+
+// Event takes in an event as it is now; see [pod.EventStore]. It returns at once.
+func (k *Keeper) Event(e *v1.Event) {
+	k.mirror.tell(func() { k.mirror.events[e.Namespace+"/"+e.Name] = e })
+}
+
+// Load brings what was kept into the store: before anybody is served, and after the
+// pods of the records are on the board.
+func (k *Keeper) Load() error {
+	all, err := k.Files.Load()
+	for key, o := range all {
+		_, failed := k.Store.Update(key, func(objects.Object) (objects.Object, error) { return o, nil })
+		err = errors.Join(err, failed)
+	}
+	k.showBoard()
+	return err
+}
+
+// eventsLast is how long an event is shown after it last happened, as an API server
+// keeps them.
+const eventsLast = time.Hour
+
+// Run shows in the store what happens to pods, to what files declare, and which events
+// there are, until ctx ends. It owns what the store says of these.
+func (k *Keeper) Run(ctx context.Context) {
+	var running sync.WaitGroup
+	defer running.Wait()
+	changes := make(chan []pod.Change)
+	running.Go(func() { k.follow(ctx, changes) })
+	sweep := time.NewTicker(5 * time.Minute)
+	defer sweep.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case some, known := <-changes:
+			if !known {
+				return
+			}
+			k.show(some)
+		case <-k.mirror.wake:
+			k.showWaiting()
+		case <-sweep.C:
+			k.forgetEvents(time.Now())
+		}
+		k.scheduleAll()
+	}
+}
+
+// follow hands on the changes of the board; nil: too many were missed. It ends with ctx.
+func (k *Keeper) follow(ctx context.Context, changes chan<- []pod.Change) {
+	_, version := k.Board.Snapshot()
+	var some []pod.Change // at first what happened before
+	for {
+		select {
+		case changes <- some:
+		case <-ctx.Done():
+			return
+		}
+		var err error
+		some, err = k.Board.Changes(ctx, version)
+		switch {
+		case errors.Is(err, pod.ErrTooOld):
+			_, version = k.Board.Snapshot()
+		case err != nil:
+			return
+		default:
+			version = some[len(some)-1].Version
+		}
+	}
+}
+
+// show brings some changes of the board into the store; none: the whole board.
+func (k *Keeper) show(some []pod.Change) {
+	if some == nil {
+		k.showBoard()
+		return
+	}
+	last := map[pod.Key]pod.Change{} // of each pod
+	for _, c := range some {
+		if c.Type == watch.Deleted {
+			k.off(c.Pod)
+		}
+		last[keyOf(c.Pod)] = c
+	}
+	for _, c := range last {
+		if c.Type != watch.Deleted {
+			k.showPod(c.Pod)
+		}
+	}
+}
+
+// showBoard brings the whole board into the store.
+func (k *Keeper) showBoard() {
+	pods, _ := k.Board.Snapshot()
+	shown := map[types.UID]bool{}
+	for _, p := range pods {
+		shown[p.UID] = true
+		k.showPod(p)
+	}
+	stored, _ := k.Store.List(podResource, "")
+	for _, o := range stored {
+		if p := o.(*v1.Pod); DeclaredIn(p) != "" && !shown[p.UID] {
+			k.off(p)
+		}
+	}
+}
+
+// showPod brings one pod into the store: its status, and of one that a file declares
+// everything.
+func (k *Keeper) showPod(p *v1.Pod) {
+	if k.mirror.isForgotten(p.UID) {
+		return
+	}
+	key := podKey(keyOf(p))
+	k.update(key, func(old objects.Object) (objects.Object, error) {
+		was, _ := old.(*v1.Pod)
+		if DeclaredIn(p) != "" {
+			if was != nil && was.UID != p.UID && DeclaredIn(was) == "" && was.DeletionTimestamp == nil {
+				k.Logger.V(1).Info("a file's pod takes the place of one that the API made", "pod", nameOf(p), "declaredIn", DeclaredIn(p))
+			}
+			is := new(*p) // readers of the board change nothing either
+			if was != nil && was.UID == p.UID {
+				is.ManagedFields = was.ManagedFields
+			}
+			is.TypeMeta = metav1.TypeMeta{}
+			return is, nil
+		}
+		if was != nil && DeclaredIn(was) != "" { // its file is gone: what it hid is back
+			kept, err := k.Files.Read(key)
+			if err != nil || kept == nil {
+				return nil, err
+			}
+			was, _ = kept.(*v1.Pod)
+		}
+		if was == nil || was.UID != p.UID {
+			return old, nil // of one that the API made before
+		}
+		is := new(*was)
+		is.Status = p.Status
+		if len(p.Spec.EphemeralContainers) > len(is.Spec.EphemeralContainers) {
+			is.Spec.EphemeralContainers = p.Spec.EphemeralContainers
+		}
+		return is, nil
+	})
+}
+
+// off takes a pod that a file declared out of the store once it is off the board. One
+// that the API made goes when its end is told.
+func (k *Keeper) off(p *v1.Pod) {
+	k.mirror.mu.Lock()
+	delete(k.mirror.forced, p.UID)
+	k.mirror.mu.Unlock()
+	k.update(podKey(keyOf(p)), func(old objects.Object) (objects.Object, error) {
+		if was, _ := old.(*v1.Pod); was == nil || was.UID != p.UID || DeclaredIn(was) == "" {
+			return old, nil
+		}
+		return k.hidden(podKey(keyOf(p)))
+	})
+}
+
+// hidden is the object that the API made and that one of a file's name hid; nil: none.
+func (k *Keeper) hidden(key objects.Key) (objects.Object, error) {
+	kept, err := k.Files.Read(key)
+	if err != nil || kept == nil {
+		return nil, err
+	}
+	return kept, nil
+}
+
+// update changes the store; what fails is logged, and shown with the next change.
+func (k *Keeper) update(key objects.Key, f func(objects.Object) (objects.Object, error)) {
+	if _, err := k.Store.Update(key, f); err != nil {
+		k.Logger.Error(err, "the API does not show an object as it is", "object", key.String())
+	}
+}
+
+// showWaiting brings what was told into the store.
+func (k *Keeper) showWaiting() {
+	m := &k.mirror
+	m.mu.Lock()
+	gone, sources, events := m.ended, m.sources, m.events
+	m.ended, m.sources, m.events = nil, nil, map[string]*v1.Event{}
+	m.mu.Unlock()
+	if len(gone) > 0 {
+		// Its last state comes first.
+		k.showBoard()
+	}
+	for _, e := range gone {
+		k.finish(e)
+	}
+	if sources != nil {
+		k.showSources(sources)
+	}
+	for _, name := range slices.Sorted(maps.Keys(events)) {
+		k.showEvent(events[name])
+	}
+}
+
+// finish lets a pod of the API's go of which nothing is left: at once, or when its
+// finalizers are gone.
+func (k *Keeper) finish(e ended) {
+	k.update(podKey(e.key), func(old objects.Object) (objects.Object, error) {
+		was, _ := old.(*v1.Pod)
+		if was == nil || was.UID != e.uid || DeclaredIn(was) != "" || was.DeletionTimestamp == nil {
+			return old, nil
+		}
+		if len(was.Finalizers) == 0 {
+			return nil, k.Persist(was, nil)
+		}
+		is := was.DeepCopy()
+		is.DeletionGracePeriodSeconds = new(int64(0))
+		return is, k.Persist(was, is)
+	})
+}
+
+// sourceResources are the resources of what files declare beside pods.
+var sourceResources = map[string]schema.GroupResource{
+	"ConfigMap":             {Resource: "configmaps"},
+	"Secret":                {Resource: "secrets"},
+	"PersistentVolumeClaim": {Resource: "persistentvolumeclaims"},
+	"PersistentVolume":      {Resource: "persistentvolumes"},
+}
+
+// showSources brings what files declare beside pods into the store. all is complete.
+func (k *Keeper) showSources(all []pod.Source) {
+	declared := map[objects.Key]bool{}
+	for _, s := range all {
+		o := objectOf(s)
+		if o == nil || s.Origin.API {
+			continue
+		}
+		key := objects.Key{Resource: sourceResources[s.ID().Kind], Namespace: o.GetNamespace(), Name: o.GetName()}
+		declared[key] = true
+		k.update(key, func(old objects.Object) (objects.Object, error) { return mirrored(s, o, old), nil })
+	}
+	for _, resource := range sourceResources {
+		stored, _ := k.Store.List(resource, "")
+		for _, o := range stored {
+			key := objects.Key{Resource: resource, Namespace: o.GetNamespace(), Name: o.GetName()}
+			if DeclaredIn(o) == "" || declared[key] {
+				continue
+			}
+			k.update(key, func(old objects.Object) (objects.Object, error) {
+				if DeclaredIn(old) == "" {
+					return old, nil
+				}
+				return k.hidden(key)
+			})
+		}
+	}
+}
+
+// objectOf is a source as the store holds it; nil: one that it does not hold.
+func objectOf(s pod.Source) objects.Object {
+	switch {
+	case s.ConfigMap != nil:
+		return s.ConfigMap
+	case s.Secret != nil:
+		return s.Secret
+	}
+	return nil
+}
+
+// mirrored is an object of a file's as the store shows it: what is there keeps its UID
+// and its time as long as a file declares it.
+func mirrored(s pod.Source, o, old objects.Object) objects.Object {
+	is := o.DeepCopyObject().(objects.Object)
+	is.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
+	annotations := maps.Clone(is.GetAnnotations())
+	if annotations == nil {
+		annotations = map[string]string{}
+	}
+	annotations[pod.DeclaredIn] = s.Origin.String()
+	is.SetAnnotations(annotations)
+	if DeclaredIn(old) != "" {
+		is.SetUID(old.GetUID())
+		is.SetCreationTimestamp(old.GetCreationTimestamp())
+		is.SetManagedFields(old.GetManagedFields())
+	} else {
+		is.SetUID(uuid.NewUUID())
+		is.SetCreationTimestamp(metav1.NewTime(time.Now().Truncate(time.Second)))
+	}
+	return is
+}
+
+// showEvent brings an event into the store.
+func (k *Keeper) showEvent(e *v1.Event) {
+	key := objects.Key{Resource: eventResource, Namespace: e.Namespace, Name: e.Name}
+	k.update(key, func(old objects.Object) (objects.Object, error) {
+		is := e.DeepCopy()
+		is.TypeMeta, is.UID = metav1.TypeMeta{}, uuid.NewUUID()
+		if old != nil {
+			is.UID = old.GetUID()
+		}
+		return is, nil
+	})
+}
+
+// forgetEvents takes events out of the store that happened last too long ago, those of
+// clients too.
+func (k *Keeper) forgetEvents(now time.Time) {
+	stored, _ := k.Store.List(eventResource, "")
+	for _, o := range stored {
+		e, is := o.(*v1.Event)
+		if !is || now.Sub(happened(e)) < eventsLast {
+			continue
+		}
+		k.update(objects.Key{Resource: eventResource, Namespace: e.Namespace, Name: e.Name},
+			func(old objects.Object) (objects.Object, error) {
+				if old != o {
+					return old, nil
+				}
+				return nil, nil
+			})
+	}
+}
+
+// happened is when an event happened last.
+func happened(e *v1.Event) time.Time {
+	last := e.CreationTimestamp.Time
+	for _, t := range []time.Time{e.LastTimestamp.Time, e.EventTime.Time} {
+		if t.After(last) {
+			last = t
+		}
+	}
+	if s := e.Series; s != nil && s.LastObservedTime.After(last) {
+		last = s.LastObservedTime.Time
+	}
+	return last
+}
