@@ -1,64 +1,33 @@
 package api
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
-	"strconv"
-	"time"
 
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
-	"podd/logs"
-	"podd/pod"
+	"podd/api/podlogs"
 )
 
-// logs serves a container's log, with the query parameters that a kubelet has:
-// follow, previous, sinceSeconds, sinceTime, timestamps, tailLines, limitBytes.
+// logs serves a container's log, with the query parameters that a kubelet has.
 func (c Config) logs(w http.ResponseWriter, r *http.Request) {
 	p, err := c.find(r)
 	if err != nil {
 		c.fail(w, err)
 		return
 	}
-	opts, err := logOptions(r.URL.Query(), time.Now())
+	logs := podlogs.Config{Board: c.Board, Dir: c.PodLogsDir, Watch: c.WatchLogs, Logger: c.Logger}
+	read, err := logs.Open(p, r.PathValue("container"), r.URL.Query())
 	if err != nil {
 		c.fail(w, apierrors.NewBadRequest(err.Error()))
 		return
-	}
-	container := r.PathValue("container")
-	attempt, running, err := logAttempt(p, container, r.URL.Query().Get("previous") == "true")
-	if err != nil {
-		c.fail(w, apierrors.NewBadRequest(err.Error()))
-		return
-	}
-	if opts.Follow {
-		opts.Watch = c.WatchLogs
-		done := make(chan struct{})
-		opts.Done = done
-		if !running {
-			close(done)
-		} else {
-			// Ends with the request or when the attempt ended.
-			go func() {
-				defer close(done)
-				c.waitForEnd(r.Context(), p, container, attempt)
-			}()
-		}
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	flush := http.NewResponseController(w)
 	flush.Flush()
-	dir := logs.Dir(c.PodLogsDir, p.Namespace, p.Name, string(p.UID), container)
-	skipped, err := logs.Read(r.Context(), dir, attempt, opts, flushWriter{w, flush})
-	if err != nil && r.Context().Err() == nil {
-		fmt.Fprintf(w, "cannot read the log of container %q: %v\n", container, err)
-	}
-	if skipped > 0 {
-		c.Logger.Info("log has lines that cannot be read", "pod", p.Namespace+"/"+p.Name, "container", container, "lines", skipped)
+	if err := read(r.Context(), flushWriter{w, flush}); err != nil {
+		fmt.Fprintln(w, err)
 	}
 }
 
@@ -75,123 +44,6 @@ func (w flushWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// waitForEnd returns when the attempt no longer runs, or with ctx.
-func (c Config) waitForEnd(ctx context.Context, p *v1.Pod, container string, attempt int) {
-	for {
-		_, version := c.Board.Snapshot()
-		now, ok := c.Board.Get(keyOf(p))
-		if !ok || now.UID != p.UID {
-			return
-		}
-		status := statusOf(now, container)
-		if status == nil || int(status.RestartCount) != attempt || status.State.Running == nil {
-			return
-		}
-		if _, err := c.Board.Changes(ctx, version); err != nil && !errors.Is(err, pod.ErrTooOld) {
-			return
-		}
-	}
-}
+func statusOf(p *v1.Pod, container string) *v1.ContainerStatus { return podlogs.StatusOf(p, container) }
 
-// logAttempt picks the attempt whose log is meant, as a kubelet does: the one
-// that runs or ran last, or with previous the one before.
-func logAttempt(p *v1.Pod, container string, previous bool) (attempt int, running bool, err error) {
-	status := statusOf(p, container)
-	if status == nil {
-		if !hasContainer(p, container) {
-			return 0, false, fmt.Errorf("container %s is not valid for pod %s", container, p.Name)
-		}
-		return 0, false, fmt.Errorf("container %q in pod %q is waiting to start: ContainerCreating", container, p.Name)
-	}
-	newest := int(status.RestartCount)
-	ran := status.State.Running != nil || status.State.Terminated != nil
-	last := newest
-	if ran {
-		last--
-	}
-	switch {
-	case previous && (status.LastTerminationState.Terminated == nil || last < 0):
-		return 0, false, fmt.Errorf("previous terminated container %q in pod %q not found", container, p.Name)
-	case previous:
-		return last, false, nil
-	case ran:
-		return newest, status.State.Running != nil, nil
-	case status.LastTerminationState.Terminated != nil:
-		return last, false, nil
-	}
-	reason := "ContainerCreating"
-	if status.State.Waiting != nil && status.State.Waiting.Reason != "" {
-		reason = status.State.Waiting.Reason
-	}
-	switch reason {
-	case "ErrImagePull":
-		reason = "image can't be pulled"
-	case "ImagePullBackOff":
-		reason = "trying and failing to pull image"
-	}
-	return 0, false, fmt.Errorf("container %q in pod %q is waiting to start: %s", container, p.Name, reason)
-}
-
-func statusOf(p *v1.Pod, container string) *v1.ContainerStatus {
-	for _, list := range [][]v1.ContainerStatus{p.Status.InitContainerStatuses, p.Status.ContainerStatuses, p.Status.EphemeralContainerStatuses} {
-		for i := range list {
-			if list[i].Name == container {
-				return &list[i]
-			}
-		}
-	}
-	return nil
-}
-
-func hasContainer(p *v1.Pod, name string) bool {
-	for i := range p.Spec.EphemeralContainers {
-		if p.Spec.EphemeralContainers[i].Name == name {
-			return true
-		}
-	}
-	for _, list := range [][]v1.Container{p.Spec.InitContainers, p.Spec.Containers} {
-		for i := range list {
-			if list[i].Name == name {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-func logOptions(q url.Values, now time.Time) (logs.Options, error) {
-	o := logs.Options{Follow: q.Get("follow") == "true", Timestamps: q.Get("timestamps") == "true", Stream: q.Get("stream")}
-	number := func(name string, least int64) (*int64, error) {
-		if !q.Has(name) {
-			return nil, nil
-		}
-		n, err := strconv.ParseInt(q.Get(name), 10, 64)
-		if err != nil || n < least {
-			return nil, fmt.Errorf("%s: expected a whole number, at least %d; found %q", name, least, q.Get(name))
-		}
-		return &n, nil
-	}
-	var err error
-	if o.TailLines, err = number("tailLines", 0); err != nil {
-		return o, err
-	}
-	if o.LimitBytes, err = number("limitBytes", 1); err != nil {
-		return o, err
-	}
-	since, err := number("sinceSeconds", 1)
-	if err != nil {
-		return o, err
-	}
-	if since != nil {
-		o.SinceTime = now.Add(-time.Duration(*since) * time.Second)
-	}
-	if s := q.Get("sinceTime"); s != "" {
-		if since != nil {
-			return o, fmt.Errorf("sinceTime and sinceSeconds: only one of the two may be given")
-		}
-		if o.SinceTime, err = time.Parse(time.RFC3339Nano, s); err != nil {
-			return o, fmt.Errorf("sinceTime: expected a time such as 2006-01-02T15:04:05Z; found %q", s)
-		}
-	}
-	return o, nil
-}
+func hasContainer(p *v1.Pod, name string) bool { return podlogs.HasContainer(p, name) }

@@ -57,15 +57,21 @@ var ownConditions = []v1.PodConditionType{
 
 // setConditions is [Manager.SetConditions] for one pod.
 func (w *worker) setConditions(conditions []v1.PodCondition) error {
+	w.conditions = WithConditions(w.conditions, conditions)
+	return nil
+}
+
+// WithConditions returns the conditions of a pod with those of set that are not the
+// agent's own in place of all others that are not.
+func WithConditions(shown, set []v1.PodCondition) []v1.PodCondition {
 	own := func(c v1.PodCondition) bool { return slices.Contains(ownConditions, c.Type) }
-	all := slices.DeleteFunc(slices.Clone(conditions), own)
-	for _, c := range w.conditions {
+	all := slices.DeleteFunc(slices.Clone(set), own)
+	for _, c := range shown {
 		if own(c) {
 			all = append(all, c)
 		}
 	}
-	w.conditions = all
-	return nil
+	return all
 }
 
 func condition(all []v1.PodCondition, kind v1.PodConditionType) *v1.PodCondition {

@@ -106,7 +106,7 @@ func (k *Keeper) Admit(resource schema.GroupResource, subresource string, o, old
 	_, isPod := old.(*v1.Pod)
 	switch {
 	case o == nil && isPod:
-		warn(fmt.Sprintf("pod %s is declared in %s and starts again; remove it there to stop it", nameOf(old), file))
+		warn(comesBack(old, file))
 		return nil
 	case o != nil && sameMetadata(o, old) && (sameContent(o, old) || isPod && slices.Contains(podSubresources, subresource)):
 		return nil
@@ -116,6 +116,11 @@ func (k *Keeper) Admit(resource schema.GroupResource, subresource string, o, old
 		what = "deleted"
 	}
 	return apierrors.NewForbidden(resource, old.GetName(), fmt.Errorf("it is declared in %s and can only be %s there", file, what))
+}
+
+// comesBack warns of what deleting a pod of a file's does.
+func comesBack(o objects.Object, file string) string {
+	return fmt.Sprintf("pod %s is declared in %s and starts again; remove it there to stop it", nameOf(o), file)
 }
 
 // podSubresources change a pod without its file.

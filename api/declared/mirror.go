@@ -102,6 +102,7 @@ func (k *Keeper) Run(ctx context.Context) {
 	defer running.Wait()
 	changes := make(chan []pod.Change)
 	running.Go(func() { k.follow(ctx, changes) })
+	running.Go(func() { k.followNode(ctx) })
 	sweep := time.NewTicker(5 * time.Minute)
 	defer sweep.Stop()
 	for {
@@ -141,6 +142,20 @@ func (k *Keeper) follow(ctx context.Context, changes chan<- []pod.Change) {
 			return
 		default:
 			version = some[len(some)-1].Version
+		}
+	}
+}
+
+// followNode wakes Run when the node changes: there may be room for more pods. It ends
+// with ctx.
+func (k *Keeper) followNode(ctx context.Context) {
+	for ctx.Err() == nil {
+		_, version := k.Store.List(nodeResource, "")
+		w, err := k.Store.Watch(ctx, nodeResource, "", version)
+		for err == nil {
+			if _, err = w.Next(ctx); err == nil {
+				k.mirror.tell(func() {})
+			}
 		}
 	}
 }
@@ -199,6 +214,7 @@ func (k *Keeper) showPod(p *v1.Pod) {
 				is.ManagedFields = was.ManagedFields
 			}
 			is.TypeMeta = metav1.TypeMeta{}
+			admitted(&is.Spec)
 			return is, nil
 		}
 		if was != nil && DeclaredIn(was) != "" { // its file is gone: what it hid is back

@@ -24,11 +24,15 @@ var systemPriorities = map[string]int32{
 	"system-node-critical":    2_000_001_000,
 }
 
-// defaultPod fills in what a client did not give, and what Kubernetes' admission fills
-// in for everybody.
+// defaultPod fills in what a client did not give.
 func defaultPod(p *v1.Pod) {
 	manifest.Default(p)
-	s := &p.Spec
+	admitted(&p.Spec)
+}
+
+// admitted fills in what Kubernetes' admission fills in for everybody. What s points to
+// stays as it is.
+func admitted(s *v1.PodSpec) {
 	s.ServiceAccountName = cmp.Or(s.ServiceAccountName, "default")
 	s.DeprecatedServiceAccount = s.ServiceAccountName
 	if priority, known := systemPriorities[s.PriorityClassName]; s.Priority == nil && (known || s.PriorityClassName == "") {

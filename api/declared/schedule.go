@@ -13,14 +13,17 @@ import (
 
 // misfits says, in the scheduler's words and order, why a pod cannot have its place
 // on the node beside others; empty: it can. Taints keep nobody away: there is no other
-// node. A nil node has room for everything.
+// node. A nil node is one of which nothing is known.
 // Source: kube-scheduler, plugins NodeUnschedulable, NodeAffinity, NodePorts and
 // NodeResourcesFit.
 func misfits(p *v1.Pod, node *v1.Node, others []*v1.Pod) []string {
-	if node == nil {
-		return nil
-	}
 	var why []string
+	if node == nil {
+		if slices.ContainsFunc(others, func(o *v1.Pod) bool { return portsClash(p, o) }) {
+			why = append(why, noFreePorts)
+		}
+		return why
+	}
 	if node.Spec.Unschedulable {
 		why = append(why, "node(s) were unschedulable")
 	}
@@ -28,7 +31,7 @@ func misfits(p *v1.Pod, node *v1.Node, others []*v1.Pod) []string {
 		why = append(why, "node(s) didn't match Pod's node affinity/selector")
 	}
 	if slices.ContainsFunc(others, func(o *v1.Pod) bool { return portsClash(p, o) }) {
-		why = append(why, "node(s) didn't have free ports for the requested pod ports")
+		why = append(why, noFreePorts)
 	}
 	if most, limited := node.Status.Allocatable[v1.ResourcePods]; limited && int64(len(others)) >= most.Value() {
 		why = append(why, "Too many pods")
@@ -49,6 +52,8 @@ func misfits(p *v1.Pod, node *v1.Node, others []*v1.Pod) []string {
 	}
 	return why
 }
+
+const noFreePorts = "node(s) didn't have free ports for the requested pod ports"
 
 // unschedulable is the message of a pod that has no place.
 func unschedulable(why []string) string {

@@ -82,7 +82,7 @@ func apiFieldAt(path string) *Field {
 		}
 		return fieldAt("spec.containers" + rest)
 	}
-	for _, field := range []string{"spec.overhead", "spec.runtimeClassName", "spec.schedulingGates"} {
+	for _, field := range []string{"spec.nodeName", "spec.overhead", "spec.runtimeClassName", "spec.schedulingGates"} {
 		if strings.HasPrefix(path, field) {
 			return apiOnly
 		}
