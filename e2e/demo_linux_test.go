@@ -57,6 +57,8 @@ func TestWebServerAndLogShipper(t *testing.T) {
 	after := containers(s.pod("web"))
 	if c := after["httpd"]; c.RestartCount != 1 || c.LastTerminationState.Terminated == nil || c.LastTerminationState.Terminated.ExitCode != 137 {
 		t.Errorf("killed httpd is %+v", c)
+	} else if c.StopSignal == nil || *c.StopSignal != "SIGWINCH" {
+		t.Errorf("httpd's stop signal is %v; want the one of its image", c.StopSignal)
 	}
 	untouched(t, "filebeat", before, s.pod("web"))
 

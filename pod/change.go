@@ -257,6 +257,10 @@ type Made struct {
 	ID    string `json:"id,omitempty"`
 	// Resources are what its control group holds.
 	Resources v1.ResourceRequirements `json:"resources,omitzero"`
+	// User is who the main process began as, StopSignal the image's own; both are
+	// known once it runs.
+	User       *v1.LinuxContainerUser `json:"user,omitempty"`
+	StopSignal v1.Signal              `json:"stopSignal,omitempty"`
 }
 
 // made notes what a sandbox or an attempt that is begun is made of.

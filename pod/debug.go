@@ -96,7 +96,7 @@ func (s reporter) ephemeral(c *v1.Container) v1.ContainerStatus {
 	if state.Running == nil && state.Starting == nil && exit != nil {
 		return v1.ContainerStatus{
 			Name: c.Name, Image: cmp.Or(state.Made.Ref, state.Image.Ref, c.Image), ImageID: cmp.Or(state.Made.ID, state.Image.ID),
-			ContainerID: containerID(exit.ID), State: v1.ContainerState{Terminated: terminated(exit)},
+			ContainerID: containerID(exit.ID), User: userStatus(state.Made), State: v1.ContainerState{Terminated: terminated(exit)},
 		}
 	}
 	status := s.container(c, false)

@@ -211,7 +211,7 @@ func fuzzFact(o Observed, b int, name string, now At) Fact {
 		Inspected{At: now}, VolumesFailed{now, "v", "m"}, VolumesReady{now}, SandboxFailed{now, o.Sandbox.ID, "NodePorts", "m"},
 		SandboxUp{At: now, ID: o.Sandbox.ID, Attempt: o.Sandbox.Attempt}, ImageFailed{now, name, "i", b%2 == 0, "ErrImagePull", "m"},
 		ImageReady{At: now, Container: name}, ContainerStartFailed{now, name, id, 0, "RunContainerError", "m", 128},
-		ContainerStarted{now, name, id, c.Attempt, 1}, ContainerExited{At: now, Container: name, ID: id, ExitCode: b % 2},
+		ContainerStarted{At: now, Container: name, ID: id, Attempt: c.Attempt, Pid: 1}, ContainerExited{At: now, Container: name, ID: id, ExitCode: b % 2},
 		ProbeResult{At: now, Container: name, ID: id, Kind: kinds[b%3], Verdict: VerdictSuccess, Outcome: ProbeSucceeded},
 		ProbeResult{At: now, Container: name, ID: id, Kind: kinds[b%3], Verdict: VerdictFailure, Outcome: ProbeFailed},
 		SandboxLost{now, o.Sandbox.ID}, Ending{now, time.Duration(b) * time.Second, ThenRestart}, SandboxGone{now}, PodRemoved{now},

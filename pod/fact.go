@@ -133,6 +133,10 @@ type ContainerStarted struct {
 	ID        string
 	Attempt   int
 	Pid       int
+	// User is who the main process began as; nil: not known.
+	User *v1.LinuxContainerUser
+	// StopSignal is the image's STOPSIGNAL; empty: it has none.
+	StopSignal v1.Signal
 }
 
 // ContainerStartFailed says that an attempt never ran its main process.
@@ -307,6 +311,7 @@ func apply(o Observed, f Fact) Observed {
 		if c := o.Containers[f.Container]; c.Starting != nil && c.Starting.ID == f.ID {
 			c = c.attempted(*c.Starting, o.Sandbox.ID, now)
 			c.Running = &Running{ID: f.ID, Pid: f.Pid, StartedAt: now}
+			c.Made.User, c.Made.StopSignal = f.User, f.StopSignal
 			return o.with(f.Container, c)
 		}
 	case ContainerStartFailed:

@@ -90,9 +90,13 @@ func (s reporter) container(c *v1.Container, init bool) v1.ContainerStatus {
 		Ready:        ready(c, state),
 		VolumeMounts: mountStatuses(c.VolumeMounts),
 		StopSignal:   stopSignal(c),
+		User:         userStatus(state.Made),
 
 		AllocatedResources: c.Resources.Requests.DeepCopy(),
 		Resources:          c.Resources.DeepCopy(),
+	}
+	if status.StopSignal == nil && state.Made.StopSignal != "" {
+		status.StopSignal = &state.Made.StopSignal
 	}
 	if state.toResize(c) {
 		status.Resources = state.Made.Resources.DeepCopy()
@@ -248,6 +252,14 @@ func seconds(t time.Time) metav1.Time {
 	return metav1.NewTime(t.Truncate(time.Second))
 }
 
+// userStatus is who a container's main process began as.
+func userStatus(m Made) *v1.ContainerUser {
+	if m.User == nil {
+		return nil
+	}
+	return &v1.ContainerUser{Linux: m.User}
+}
+
 func mountStatuses(mounts []v1.VolumeMount) []v1.VolumeMountStatus {
 	var shown []v1.VolumeMountStatus
 	for _, m := range mounts {
@@ -268,12 +280,9 @@ const messagesBytes = 12 << 10
 
 // shareMessages cuts termination messages so that all fit.
 func shareMessages(s *v1.PodStatus) {
-	n := len(s.InitContainerStatuses) + len(s.ContainerStatuses)
-	if n == 0 {
-		return
-	}
-	share := messagesBytes / n
-	for _, list := range [][]v1.ContainerStatus{s.InitContainerStatuses, s.ContainerStatuses} {
+	all := [][]v1.ContainerStatus{s.InitContainerStatuses, s.ContainerStatuses, s.EphemeralContainerStatuses}
+	share := messagesBytes / max(1, len(all[0])+len(all[1])+len(all[2]))
+	for _, list := range all {
 		for i := range list {
 			for _, t := range []*v1.ContainerStateTerminated{list[i].State.Terminated, list[i].LastTerminationState.Terminated} {
 				if t != nil && len(t.Message) > share {

@@ -1,7 +1,9 @@
 package pod
 
 import (
+	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -34,6 +36,7 @@ func runningPod() (Desired, Observed) {
 		Containers: map[string]Container{"app": {
 			Tried: true, Sandbox: "s", Running: &Running{ID: "c1", StartedAt: at(10)},
 			Image: Image{Ref: "example.com/app:1", ID: "example.com/app@sha256:1"},
+			Made:  Made{User: &v1.LinuxContainerUser{UID: 7, GID: 8, SupplementalGroups: []int64{8, 9}}, StopSignal: v1.SIGQUIT},
 		}},
 	}
 }
@@ -57,6 +60,8 @@ func TestStatusOfARunningPod(t *testing.T) {
 		"allocated":       c.AllocatedResources.Cpu().String(),
 		"resources":       c.Resources.Requests.Cpu().String(),
 		"volume mount":    c.VolumeMounts[0].MountPath + " " + string(*c.VolumeMounts[0].RecursiveReadOnly),
+		"user":            fmt.Sprintf("%+v", *c.User.Linux),
+		"stop signal":     string(*c.StopSignal),
 		"node":            p.Spec.NodeName,
 		"transition time": s.Conditions[0].LastTransitionTime.UTC().Format(time.RFC3339Nano),
 	} {
@@ -64,7 +69,7 @@ func TestStatusOfARunningPod(t *testing.T) {
 			"phase": "Running", "host": "192.0.2.1 192.0.2.1", "addresses": "10.244.0.5 10.244.0.5 fd00::5",
 			"qos": "Burstable", "start": "2026-01-01T00:00:00Z", "created": "2026-01-01T00:00:00Z",
 			"container": "podd://c1 example.com/app:1 example.com/app@sha256:1", "running since": "2026-01-01T00:00:10Z",
-			"allocated": "100m", "resources": "100m", "volume mount": "/data Disabled", "node": "node",
+			"allocated": "100m", "resources": "100m", "volume mount": "/data Disabled", "node": "node", "user": "{UID:7 GID:8 SupplementalGroups:[8 9]}", "stop signal": "SIGQUIT",
 			"transition time": "2026-01-01T00:00:20Z",
 		}[what]
 		if got != want {
@@ -161,15 +166,20 @@ func TestAPodOnTheHostsNetworkHasTheHostsAddresses(t *testing.T) {
 
 func TestTerminationMessagesOfAPodShareTwelveKilobytes(t *testing.T) {
 	d, o := runningPod()
-	for _, name := range []string{"b", "c", "d"} {
-		d.Pod.Spec.Containers = append(d.Pod.Spec.Containers, v1.Container{Name: name})
-	}
+	d.Pod.Spec.Containers = append(d.Pod.Spec.Containers, v1.Container{Name: "b"})
+	d.Pod.Spec.InitContainers = []v1.Container{{Name: "c"}}
+	d.Pod.Spec.EphemeralContainers = []v1.EphemeralContainer{{EphemeralContainerCommon: v1.EphemeralContainerCommon{Name: "d"}}}
 	long := strings.Repeat("é", 2048) // 4096 bytes; the cut falls into a character
 	o.Containers = map[string]Container{}
-	for _, c := range d.Pod.Spec.Containers {
-		o.Containers[c.Name] = Container{Tried: true, Sandbox: "s", Last: &Exit{Code: 1, Message: "x" + long}, Running: &Running{ID: c.Name}}
+	for _, name := range []string{"app", "b", "c", "d"} {
+		o.Containers[name] = Container{Tried: true, Sandbox: "s", Last: &Exit{Code: 1, Message: "x" + long}, Running: &Running{ID: name}}
 	}
-	for _, c := range Status(d, o, testNode, nil, at(20)).Status.ContainerStatuses {
+	s := Status(d, o, testNode, nil, at(20)).Status
+	all := slices.Concat(s.InitContainerStatuses, s.ContainerStatuses, s.EphemeralContainerStatuses)
+	if len(all) != 4 {
+		t.Fatalf("%d statuses", len(all))
+	}
+	for _, c := range all {
 		m := c.LastTerminationState.Terminated.Message
 		if len(m) > 3072 || len(m) < 3070 || !strings.HasPrefix(long, m[1:]) {
 			t.Errorf("message of %s: %d bytes", c.Name, len(m))

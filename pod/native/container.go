@@ -45,7 +45,7 @@ func (e *startError) Unwrap() error { return e.err }
 func (r *Runtime) startContainer(ctx context.Context, t pod.Target, a pod.StartContainer, report func(pod.Fact)) {
 	started, err := r.start(ctx, t, a)
 	if err == nil {
-		report(pod.ContainerStarted{At: pod.At{Time: started.At}, Container: a.Container, ID: a.ID, Attempt: a.Attempt, Pid: started.Pid})
+		report(started)
 		r.linkLog(t, a.Container, a.ID, a.Attempt)
 		return
 	}
@@ -74,20 +74,20 @@ func (r *Runtime) startContainer(ctx context.Context, t pod.Target, a pod.StartC
 // what its spec says, its mounts, its cgroup, then the pause process does the
 // rest. Mount trees are opened last and close together with the start request:
 // nothing in the container influences how their paths resolve.
-func (r *Runtime) start(ctx context.Context, t pod.Target, a pod.StartContainer) (sandbox.Started, error) {
+func (r *Runtime) start(ctx context.Context, t pod.Target, a pod.StartContainer) (pod.ContainerStarted, error) {
 	live := r.live(t.UID)
 	s := live.getSandbox()
 	if s == nil {
-		return sandbox.Started{}, fmt.Errorf("cannot start container: %w", sandbox.ErrNoSandbox)
+		return pod.ContainerStarted{}, fmt.Errorf("cannot start container: %w", sandbox.ErrNoSandbox)
 	}
 	c := containerOf(t.Pod, a.Container)
 	img, err := r.Images.Find(c.Image)
 	if err != nil {
-		return sandbox.Started{}, err
+		return pod.ContainerStarted{}, err
 	}
 	dir, logDir := r.attemptDir(t.UID, a.Container, a.Attempt), r.logDir(t, a.Container)
 	if err := r.makeDirs(t, a.Container, a.Attempt); err != nil {
-		return sandbox.Started{}, err
+		return pod.ContainerStarted{}, err
 	}
 	var group *cgroup.Group
 	grouped := make(chan error, 1)
@@ -106,26 +106,26 @@ func (r *Runtime) start(ctx context.Context, t pod.Target, a pod.StartContainer)
 		err = groupErr
 	}
 	if err != nil {
-		return sandbox.Started{}, err
+		return pod.ContainerStarted{}, err
 	}
 
 	mounts, sources := r.mounts(t, c, dir)
 	spec, err := container.Spec(r.specInput(t, c, img, rootfs, mounts))
 	if err != nil {
-		return sandbox.Started{}, err
+		return pod.ContainerStarted{}, err
 	}
 	trees, err := r.openTrees(ctx, t, spec, sources)
 	defer closeTrees(trees)
 	if err != nil {
-		return sandbox.Started{}, err
+		return pod.ContainerStarted{}, err
 	}
 	filter, flags, err := r.compileSeccomp(t, c, spec)
 	if err != nil {
-		return sandbox.Started{}, &container.ConfigError{Reason: container.ReasonCreate, Err: err}
+		return pod.ContainerStarted{}, &container.ConfigError{Reason: container.ReasonCreate, Err: err}
 	}
 	cg, closeFiles, err := cgroupFiles(ctx, group)
 	if err != nil {
-		return sandbox.Started{}, err
+		return pod.ContainerStarted{}, err
 	}
 	defer closeFiles()
 	limits := cgroupLimits(container.Resources(t.Pod, c))
@@ -154,10 +154,18 @@ func (r *Runtime) start(ctx context.Context, t pod.Target, a pod.StartContainer)
 		if ctx.Err() == nil {
 			err = errors.Join(err, group.Remove(ctx))
 		}
-		return sandbox.Started{}, err
+		return pod.ContainerStarted{}, err
 	}
 	lc.started = started.At
-	return started, nil
+	who := spec.Process.User
+	user := &v1.LinuxContainerUser{UID: int64(who.UID), GID: int64(who.GID)}
+	for _, g := range who.AdditionalGids {
+		user.SupplementalGroups = append(user.SupplementalGroups, int64(g))
+	}
+	return pod.ContainerStarted{
+		At: pod.At{Time: started.At}, Container: a.Container, ID: a.ID, Attempt: a.Attempt, Pid: started.Pid,
+		User: user, StopSignal: signalName(r.imageSignal(img)),
+	}, nil
 }
 
 // maxEnvFileBytes is how much of a file variables are read from.
@@ -352,16 +360,47 @@ func (r *Runtime) stopSignal(t pod.Target, name string) unix.Signal {
 			return sig
 		}
 	}
-	img, err := r.Images.Find(c.Image)
-	if err != nil || img.Config.Config.StopSignal == "" {
-		return unix.SIGTERM
+	if img, err := r.Images.Find(c.Image); err == nil {
+		if sig := r.imageSignal(img); sig != 0 {
+			return sig
+		}
 	}
-	if sig := signalByName(img.Config.Config.StopSignal); sig != 0 {
-		return sig
-	}
-	r.log.Info("unknown stop signal of image; using SIGTERM", "image", c.Image, "signal", img.Config.Config.StopSignal)
 	return unix.SIGTERM
 }
+
+// imageSignal is an image's STOPSIGNAL, 0 if it has none that is one.
+func (r *Runtime) imageSignal(img *images.Image) unix.Signal {
+	name := img.Config.Config.StopSignal
+	if name == "" {
+		return 0
+	}
+	sig := signalByName(name)
+	if sig == 0 {
+		r.log.Info("unknown stop signal of image; using SIGTERM", "image", img.ID, "signal", name)
+	}
+	return sig
+}
+
+// signalName is a signal as Kubernetes names it, empty for 0.
+func signalName(sig unix.Signal) v1.Signal {
+	const half = rtmin + 15 // from here on they are counted from above
+	switch {
+	case sig == 0:
+		return ""
+	case sig == rtmin:
+		return v1.SIGRTMIN
+	case sig == rtmax:
+		return v1.SIGRTMAX
+	case sig > rtmin && sig <= half:
+		return v1.Signal(fmt.Sprintf("SIGRTMIN+%d", sig-rtmin))
+	case sig > half && sig < rtmax:
+		return v1.Signal(fmt.Sprintf("SIGRTMAX-%d", rtmax-sig))
+	}
+	return v1.Signal(unix.SignalName(sig))
+}
+
+// rtmin and rtmax are the first and last real-time signal, as C libraries count them.
+const rtmin, rtmax = 34, 64
 
 // signalByName understands "SIGQUIT", "QUIT", "3" and "RTMIN+3"; 0 is unknown.
 func signalByName(name string) unix.Signal {
@@ -371,7 +410,6 @@ func signalByName(name string) unix.Signal {
 	if len(name) < 3 || name[:3] != "SIG" {
 		name = "SIG" + name
 	}
-	const rtmin, rtmax = 34, 64 // as C libraries count them
 	var n int
 	switch {
 	case name == "SIGRTMIN":
