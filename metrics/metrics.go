@@ -46,6 +46,7 @@ type Node struct {
 	OSImage       string // PRETTY_NAME of os-release
 	PodCIDR       string
 	SystemUUID    string
+	Booted        time.Time
 }
 
 // Source measures. It is asked at each scrape, from many goroutines.

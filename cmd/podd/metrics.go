@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
@@ -22,14 +23,17 @@ import (
 // probes are counted from then on.
 func (a *agent) metrics() map[string]http.Handler {
 	a.runtime.ProbeAttempt = func(p native.ProbeAttempt) { a.counters.Probe(metrics.ProbeAttempt(p)) }
-	return metrics.Handlers(metrics.Config{
+	c := metrics.Config{
 		Board:    a.board,
 		Source:   meter{native.NewMeter(a.runtime)},
 		Counters: a.counters,
 		Node:     describeNode(a.runtime.NodeName, a.runtime.HostIPs, a.podCIDR),
 		Version:  versionText(),
 		Problems: func() (problems, refusedFiles int) { return len(a.problems()), a.watcher.Refused() },
-	})
+	}
+	all := metrics.Handlers(c)
+	all["/stats/summary"] = metrics.Summary(c)
+	return all
 }
 
 // describeNode reads what does not change about the machine; what cannot be
@@ -38,6 +42,10 @@ func describeNode(name string, ips []netip.Addr, podCIDR string) metrics.Node {
 	n := metrics.Node{Name: name, PodCIDR: podCIDR}
 	if len(ips) > 0 {
 		n.InternalIP = ips[0].String()
+	}
+	var info unix.Sysinfo_t
+	if unix.Sysinfo(&info) == nil {
+		n.Booted = time.Now().Add(-time.Duration(info.Uptime) * time.Second)
 	}
 	var uts unix.Utsname
 	if unix.Uname(&uts) == nil {
