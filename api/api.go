@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"podd/api/kubelet"
 	"podd/pod"
 )
 
@@ -65,8 +66,8 @@ type Config struct {
 func ReadOnly(c Config) http.Handler {
 	mux := http.NewServeMux()
 	c.health(mux)
-	mux.HandleFunc("GET /pods", c.pods)
-	mux.HandleFunc("GET /pods/{$}", c.pods)
+	mux.HandleFunc("GET /pods", kubelet.PodList(c.Board))
+	mux.HandleFunc("GET /pods/{$}", kubelet.PodList(c.Board))
 	return mux
 }
 
@@ -81,7 +82,7 @@ func MetricsOnly(c Config) http.Handler {
 func Control(c Config) http.Handler {
 	mux := http.NewServeMux()
 	c.health(mux)
-	mux.HandleFunc("GET /pods", c.pods)
+	mux.HandleFunc("GET /pods", kubelet.PodList(c.Board))
 	mux.HandleFunc("GET /watch", c.watch)
 	mux.HandleFunc("GET /events", c.events)
 	mux.HandleFunc("GET /problems", c.problems)
@@ -110,20 +111,6 @@ func (c Config) health(mux *http.ServeMux) {
 	for path, h := range c.Metrics {
 		mux.Handle("GET "+path, h)
 	}
-}
-
-// pods serves a v1.PodList with the status of every pod.
-func (c Config) pods(w http.ResponseWriter, _ *http.Request) {
-	all, version := c.Board.Snapshot()
-	list := v1.PodList{
-		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "PodList"},
-		ListMeta: metav1.ListMeta{ResourceVersion: strconv.FormatUint(version, 10)},
-		Items:    make([]v1.Pod, 0, len(all)),
-	}
-	for _, p := range all {
-		list.Items = append(list.Items, *p)
-	}
-	writeJSON(w, list)
 }
 
 // watch serves metav1.WatchEvents, one a line, after ?resourceVersion=.
