@@ -376,3 +376,36 @@ func TestAdmissionOfAPod(t *testing.T) {
 		t.Errorf("a client declared a pod to be a file's: %d %q", r.code, r.warnings)
 	}
 }
+
+func TestClaimsAreBoundWhoeverMadeThem(t *testing.T) {
+	w := newWorld(t)
+	const claimsPath = "/api/v1/namespaces/default/persistentvolumeclaims"
+	claim := func(name string) string {
+		return "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: " + name + "}\nspec:\n  accessModes: [ReadWriteOnce]\n  resources: {requests: {storage: 1Gi}}\n"
+	}
+	if r := w.do("POST", claimsPath, claim("api")); r.code != 201 {
+		t.Fatalf("%s", r.body)
+	}
+	w.file("claim.yaml", claim("file"))
+	for _, name := range []string{"api", "file"} {
+		w.as(w.do("POST", podsPath, plainPod("uses-"+name, "  volumes: [{name: data, persistentVolumeClaim: {claimName: "+name+"}}]")), 201)
+		var c v1.PersistentVolumeClaim
+		w.until(name+" is bound", func() bool {
+			c = v1.PersistentVolumeClaim{}
+			r := w.do("GET", claimsPath+"/"+name, nil)
+			return r.code == 200 && jsonInto(r.body, &c) == nil && c.Status.Phase == v1.ClaimBound
+		})
+		if in := DeclaredIn(&c); c.UID == "" || (in != "") != (name == "file") {
+			t.Errorf("shown as %+v", c.ObjectMeta)
+		}
+		volume := "/api/v1/persistentvolumes/" + c.Spec.VolumeName
+		w.until("its volume is shown", func() bool { return w.do("GET", volume, nil).code == 200 })
+		w.refused(w.do("DELETE", volume, nil), 403, "it is declared in claim default/"+name)
+	}
+	w.do("DELETE", podsPath+"/uses-api?gracePeriodSeconds=0", nil)
+	if r := w.do("DELETE", claimsPath+"/api", nil); r.code != 200 {
+		t.Errorf("%d %s", r.code, r.body)
+	}
+	w.until("the claim is gone", func() bool { return w.do("GET", claimsPath+"/api", nil).code == 404 })
+	w.refused(w.do("DELETE", claimsPath+"/file", nil), 403, "and can only be deleted there")
+}

@@ -23,6 +23,7 @@ import (
 	"podd/api/podlogs"
 	"podd/api/rest"
 	"podd/pod"
+	"podd/pod/claims"
 	"podd/pod/manifest"
 	"podd/pod/runtimetest"
 )
@@ -80,7 +81,14 @@ func (w *world) startAgent() {
 	for _, r := range records {
 		loaded = append(loaded, r.Desired())
 	}
-	watcher := manifest.New(manifest.Config{Dir: w.manifests, Objects: w.objects, Loaded: loaded, Keep: w.keeper.Sources, Logger: logr.Discard()})
+	var kept []claims.Binding
+	bind := func(in claims.Input) claims.Bound {
+		in.Kept, in.Node, in.Dir, in.Now = kept, claims.Node{Name: "node", Labels: map[string]string{v1.LabelHostname: "node"}}, w.objects+"/../claims", time.Now()
+		bound := claims.Bind(in)
+		kept = bound.Bindings
+		return w.keeper.Bound(bound)
+	}
+	watcher := manifest.New(manifest.Config{Dir: w.manifests, Objects: w.objects, Loaded: loaded, Keep: w.keeper.Sources, Bind: bind, Logger: logr.Discard()})
 	w.keeper.Loader, w.keeper.Runner = watcher, manager
 	w.server = rest.New(rest.Config{Store: w.store, Kinds: kinds, Log: logr.Discard(), Persist: w.keeper.Persist, Admit: w.keeper.AdmitRequest})
 
