@@ -50,6 +50,7 @@ var allowed = []struct {
 	{"api/rest", []string{"api/objects", "api/discovery", "api/patch", "api/table"}, "HTTP over the store"},
 	{"api/discovery", nil, "what is served, as data"},
 	{"api/patch", nil, "objects and patches in, objects out"},
+	{"api/patch/generate", []string{"api/discovery", "api/patch"}, "makes the schema for server-side apply"},
 	{"api/table", []string{"pod"}, "the pods' columns are those of podd get"},
 	{"api/discovery/generate", []string{"api/discovery"}, "cuts the OpenAPI documents to what is served"},
 	{"api/auth", nil, "leaf: who asks and what they may do"},
