@@ -2,6 +2,8 @@ package declared
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -10,6 +12,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"podd/api/objects"
+	"podd/api/podlogs"
+	"podd/logs"
 )
 
 func (w *world) remove(key objects.Key, options *metav1.DeleteOptions) error {
@@ -408,4 +412,39 @@ func TestClaimsAreBoundWhoeverMadeThem(t *testing.T) {
 	}
 	w.until("the claim is gone", func() bool { return w.do("GET", claimsPath+"/api", nil).code == 404 })
 	w.refused(w.do("DELETE", claimsPath+"/file", nil), 403, "and can only be deleted there")
+}
+
+func TestLogsAndWhatLeadsIntoAPod(t *testing.T) {
+	w := newWorld(t)
+	w.kernel.Lives("done", 0, 0)
+	two := strings.Replace(plainPod("web", "  restartPolicy: Never"), `containers: [`, `containers: [{name: done, image: "done:1"}, `, 1)
+	w.as(w.do("POST", podsPath, two), 201)
+	w.until("it runs", func() bool {
+		p := w.pod("web")
+		return isRunning(p, "app") && !isRunning(p, "done")
+	})
+	p := w.pod("web")
+	dir := logs.Dir(w.logs(), "default", "web", string(p.UID), "app")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "0.log"), []byte("2026-01-02T03:04:05Z stdout F one\n2026-01-02T03:04:06Z stderr F two\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if r := w.do("GET", podsPath+"/web/log?container=app&tailLines=1", nil); r.code != 200 || string(r.body) != "two\n" {
+		t.Errorf("log: %d %q", r.code, r.body)
+	}
+	w.refused(w.do("GET", podsPath+"/web/log", nil), 400, "a container name must be specified for pod web, choose one of: [done app]")
+	w.refused(w.do("GET", podsPath+"/web/log?container=nobody", nil), 400, "container nobody is not valid for pod web")
+	w.refused(w.do("GET", podsPath+"/web/log?container=app&previous=true", nil), 400, `previous terminated container \"app\" in pod \"web\" not found`)
+	w.refused(w.do("GET", podsPath+"/web/log?container=app&tailLines=x", nil), 400, "tailLines")
+	w.refused(w.do("POST", podsPath+"/web/exec?container=app", nil), 400, "you must specify at least one command")
+	w.refused(w.do("POST", podsPath+"/web/exec?container=done&command=ls", nil), 404, `container not found (\"done\")`)
+	w.refused(w.do("POST", podsPath+"/web/attach?container=done", nil), 404, `container not found (\"done\")`)
+	w.refused(w.do("POST", podsPath+"/none/portforward", nil), 404, `pods \"none\" not found`)
+}
+
+func isRunning(p *v1.Pod, container string) bool {
+	status := podlogs.StatusOf(p, container)
+	return status != nil && status.State.Running != nil
 }

@@ -68,11 +68,11 @@ func (w *world) startAgent() {
 	files := OpenFiles(w.objects, nil)
 	config := Config{Files: files, Store: w.store, Board: w.board, Node: "node", Logger: logr.Discard()}
 	w.keeper = New(ctx, config)
-	kinds = append(kinds, w.keeper.Kind(podlogs.Config{Board: w.board, Dir: w.objects + "/../logs"}, w.remove))
-	w.keeper.Files.kinds = Kept(kinds)
 	events := &pod.EventStore{Tell: w.keeper.Event}
 	manager := pod.NewManager(pod.Config{Runtime: w.kernel, Store: w.records, Board: w.board, NodeName: "node",
 		HostIPs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, Ended: w.keeper.Ended, Events: events.Record})
+	kinds = append(kinds, w.keeper.Kind(manager, podlogs.Config{Board: w.board, Dir: w.logs()}, w.remove))
+	w.keeper.Files.kinds = Kept(kinds)
 	records, err := w.records.List()
 	if err != nil {
 		w.Fatal(err)
@@ -117,6 +117,9 @@ func (w *world) startAgent() {
 		return w.do("GET", "/api/v1/namespaces/default", nil).code == 200
 	})
 }
+
+// logs is the directory of pods' logs.
+func (w *world) logs() string { return filepath.Join(w.objects, "..", "logs") }
 
 // killAgent ends the agent as SIGKILL does.
 func (w *world) killAgent() {
