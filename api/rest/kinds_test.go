@@ -45,7 +45,7 @@ func TestEveryKindIsServed(t *testing.T) {
 		}
 		do(t, s, "GET", path+"/"+name, nil).want(t, 200, "metadata.generation", generation, "metadata.resourceVersion", made.at("metadata.resourceVersion"))
 		do(t, s, "PUT", path+"/"+name, string(made.body)).want(t, 200, "metadata.resourceVersion", made.at("metadata.resourceVersion"))
-		do(t, s, "GET", path+"?fieldSelector=metadata.name%3D"+name, nil, "Accept", "application/json;as=Table;v=v1;g=meta.k8s.io").want(t, 200, "rows.0.cells.0", name)
+		do(t, s, "GET", path+"?fieldSelector=metadata.name%3D"+name, nil, "Accept", "application/json;as=Table;v=v1;g=meta.k8s.io").want(t, 200, "rows.0.object.metadata.name", name)
 		if got := do(t, s, "GET", path+"/"+name, nil, "Accept", mediaProtobuf); got.header.Get("Content-Type") != mediaProtobuf || !strings.HasPrefix(string(got.body), "k8s\x00") {
 			t.Errorf("%s: no protobuf: %q", r.Plural, got.body)
 		}
