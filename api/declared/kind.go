@@ -3,8 +3,8 @@ package declared
 import (
 	"context"
 	"fmt"
-	"maps"
 	"net/http"
+	"strings"
 
 	v1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -14,17 +14,19 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"podd/api/discovery"
 	"podd/api/objects"
 	"podd/api/podlogs"
 	"podd/api/rest"
+	"podd/api/stream"
 	"podd/pod"
 )
 
-// Kind is the kind Pod as package rest serves it. remove deletes an object as DELETE
-// does; it is called later than this.
-func (k *Keeper) Kind(to Connector, logs podlogs.Config, remove func(objects.Key, *metav1.DeleteOptions) error) rest.Kind {
-	kind := rest.Kind{
-		Resource:      rest.Served("", "pods"),
+// Kind is the kind Pod as package rest serves it, but for what needs a connection into
+// the pod. remove deletes an object as DELETE does; it is called later than this.
+func (k *Keeper) Kind(logs podlogs.Config, remove func(objects.Key, *metav1.DeleteOptions) error) rest.Kind {
+	return rest.Kind{
+		Resource:      podDiscovery(),
 		New:           func() objects.Object { return &v1.Pod{} },
 		Default:       func(o objects.Object) { defaultPod(asPod(o)) },
 		PrepareCreate: func(o objects.Object) { newPod(asPod(o)) },
@@ -67,15 +69,23 @@ func (k *Keeper) Kind(to Connector, logs podlogs.Config, remove func(objects.Key
 				Call: func(ctx context.Context, o objects.Object, body runtime.Object, dryRun bool) (runtime.Object, error) {
 					return evict(ctx, asPod(o), body.(*policyv1.Eviction), dryRun, remove)
 				}},
+			"log": {Handler: func(w http.ResponseWriter, r *http.Request, o objects.Object) { serveLog(w, r, asPod(o), logs) }},
 		},
 	}
-	maps.Copy(kind.Sub, connections(to, logs))
-	return kind
 }
 
 func asPod(o objects.Object) *v1.Pod {
 	p, _ := o.(*v1.Pod)
 	return p
+}
+
+func podDiscovery() discovery.Resource {
+	for _, r := range discovery.Served {
+		if r.Kind == "Pod" && r.Group == "" {
+			return r
+		}
+	}
+	panic("declared: pods are not served")
 }
 
 // Kept are those of the kinds whose objects are kept as files: all that are stored, but
@@ -207,6 +217,39 @@ func evict(ctx context.Context, p *v1.Pod, e *policyv1.Eviction, dryRun bool, re
 		return nil, err
 	}
 	return succeeded(), nil
+}
+
+// serveLog serves the log of one of a pod's containers.
+func serveLog(w http.ResponseWriter, r *http.Request, p *v1.Pod, logs podlogs.Config) {
+	container := r.URL.Query().Get("container")
+	if container == "" {
+		all := containerNames(p)
+		if len(all) != 1 {
+			rest.Fail(r.Context(), apierrors.NewBadRequest(fmt.Sprintf("a container name must be specified for pod %s, choose one of: [%s]", p.Name, strings.Join(all, " "))))
+			return
+		}
+		container = all[0]
+	}
+	read, err := logs.Open(p, container, r.URL.Query())
+	if err != nil {
+		rest.Fail(r.Context(), apierrors.NewBadRequest(err.Error()))
+		return
+	}
+	stream.Log(w, r, read)
+}
+
+func containerNames(p *v1.Pod) []string {
+	var all []string
+	for _, c := range p.Spec.Containers {
+		all = append(all, c.Name)
+	}
+	for _, c := range p.Spec.InitContainers {
+		all = append(all, c.Name)
+	}
+	for _, c := range p.Spec.EphemeralContainers {
+		all = append(all, c.Name)
+	}
+	return all
 }
 
 // AdmitRequest is [Keeper.Admit] as package rest asks it.

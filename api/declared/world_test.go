@@ -71,7 +71,7 @@ func (w *world) startAgent() {
 	events := &pod.EventStore{Tell: w.keeper.Event}
 	manager := pod.NewManager(pod.Config{Runtime: w.kernel, Store: w.records, Board: w.board, NodeName: "node",
 		HostIPs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, Ended: w.keeper.Ended, Events: events.Record})
-	kinds = append(kinds, w.keeper.Kind(manager, podlogs.Config{Board: w.board, Dir: w.logs()}, w.remove))
+	kinds = append(kinds, w.keeper.Kind(podlogs.Config{Board: w.board, Dir: w.logs()}, w.remove))
 	w.keeper.Files.kinds = Kept(kinds)
 	records, err := w.records.List()
 	if err != nil {
