@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -204,6 +205,69 @@ func TestSizesThatNobodyTakesStopNothing(t *testing.T) {
 	if stdout, _, _ := c.read(); stdout != "done" {
 		t.Errorf("stdout %q", stdout)
 	}
+}
+
+// A command that does not read its input is told of sizes all the same, and its
+// client is answered: client-go gives up after a minute without an answer to its pings.
+func TestUnreadInputHoldsUpNeitherSizesNorPings(t *testing.T) {
+	input := strings.Repeat("x", maxUnread)
+	address := execServer(t, quick(), func(_ context.Context, s Streams) error {
+		if size := <-s.Resize; size != (pod.TerminalSize{Width: 80, Height: 24}) {
+			return errors.New("another size")
+		}
+		_, err := io.Copy(s.Stdout, s.Stdin)
+		return err
+	})
+	c := dialExec(t, address, "v5.channel.k8s.io", allStreams+"&tty=true")
+	answered := make(chan struct{})
+	io.Copy(c.stdin, strings.NewReader(input))
+	c.ping(func() { close(answered) })
+	c.resize(80, 24)
+	c.end()
+	if stdout, _, status := c.read(); stdout != input || decodeStatus(t, status).Status != metav1.StatusSuccess {
+		t.Errorf("%d bytes of %d, status %q", len(stdout), len(input), status)
+	}
+	await(t, "the answer to a ping", answered)
+}
+
+func TestQueueKeepsWhatIsNotReadUpToItsLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue()
+		if n, err := q.Write(make([]byte, maxUnread)); n != maxUnread || err != nil {
+			t.Fatalf("%d, %v", n, err)
+		}
+		wrote := make(chan error, 1)
+		go func() {
+			_, err := q.Write([]byte("more"))
+			q.end()
+			wrote <- err
+		}()
+		synctest.Wait()
+		if len(wrote) > 0 {
+			t.Error("more than the limit was taken")
+		}
+		got, err := io.ReadAll(q)
+		if len(got) != maxUnread+4 || string(got[maxUnread:]) != "more" || err != nil || <-wrote != nil {
+			t.Errorf("%d bytes, %v", len(got), err)
+		}
+		if _, err := q.Write([]byte("late")); err == nil {
+			t.Error("written after the end")
+		}
+		q = newQueue()
+		q.Write(make([]byte, maxUnread))
+		go func() {
+			_, err := q.Write([]byte("more"))
+			wrote <- err
+		}()
+		synctest.Wait()
+		q.leave()
+		if err := <-wrote; err == nil {
+			t.Error("written although nobody reads")
+		}
+		if n, err := q.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+			t.Errorf("read %d, %v", n, err)
+		}
+	})
 }
 
 func TestExecEndsWhenItsClientHangsUp(t *testing.T) {

@@ -45,6 +45,7 @@ type command struct {
 	stdin  io.Writer
 	end    func() // ends stdin
 	resize func(width, height uint16)
+	ping   func(answered func()) // calls answered when the server has answered; WebSocket only
 	// read returns everything that came until the server ended the streams.
 	read func() (stdout, stderr, status string)
 	hang func() // closes the connection without a word
@@ -108,6 +109,10 @@ func dialWebSocket(t testing.TB, address, protocol, query string) command {
 				}
 				got[channel].Write(data)
 			}
+		},
+		ping: func(answered func()) {
+			ws.SetPongHandler(func(string) error { answered(); return nil })
+			ws.WriteControl(websocket.PingMessage, nil, time.Now().Add(patience))
 		},
 		hang: func() { ws.NetConn().Close() },
 	}

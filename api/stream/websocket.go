@@ -77,12 +77,12 @@ func (l limits) execWebSocket(w http.ResponseWriter, r *http.Request, wanted wan
 	s.base64 = protocol.base64
 
 	var streams Streams
-	stdin, input := io.Pipe()
+	input := newQueue()
 	size := newSizes()
 	streams.TTY = wanted.tty
 	streams.Resize = size
 	if wanted.stdin {
-		streams.Stdin = stdin
+		streams.Stdin = input
 	}
 	if wanted.stderr {
 		streams.Stderr = s.channel(channelStderr)
@@ -102,7 +102,7 @@ func (l limits) execWebSocket(w http.ResponseWriter, r *http.Request, wanted wan
 	// Owns the receiving side; ends when the client hangs up or the socket is closed.
 	go func() {
 		defer cancel()
-		defer input.Close()
+		defer input.end()
 		buf := make([]byte, chunk)
 		s.receive(protocol.halfClose, func(channel byte, data io.Reader) {
 			switch channel {
@@ -118,12 +118,12 @@ func (l limits) execWebSocket(w http.ResponseWriter, r *http.Request, wanted wan
 			}
 		}, func(channel byte) {
 			if channel == channelStdin {
-				input.Close()
+				input.end()
 			}
 		})
 	}()
 	err = safely(run, ctx, streams)
-	stdin.Close()
+	input.leave()
 	writeStatus(s.channel(channelStatus), err, protocol.jsonStatus)
 }
 
