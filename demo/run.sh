@@ -6,6 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 root=/var/lib/podd-demo run=/run/podd-demo logs=/var/log/pods-demo
 port=${PODD_DEMO_PORT:-10255}
+api_port=${PODD_DEMO_API_PORT:-16443}
 podd() { bin/podd --run-dir "$run" --root-dir "$root" "$@"; }
 say() { printf '%s\n' "$*"; }
 
@@ -26,7 +27,7 @@ done
 
 run_agent() { # DIRECTORY OF MANIFESTS
   exec bin/podd run --manifests "$1" --root-dir "$root" --run-dir "$run" --pod-logs-dir "$logs" \
-    --read-only-port "$port" --cgroup-root podd-demo --bridge podd-demo0 --pod-cidr 10.244.77.0/24 2>>"$run/agent.log"
+    --read-only-port "$port" --api-port "$api_port" --kubelet-port 0 --cgroup-root podd-demo --bridge podd-demo0 --pod-cidr 10.244.77.0/24 2>>"$run/agent.log"
 }
 
 # finish ends the pods by taking their files away: an agent with nothing to run

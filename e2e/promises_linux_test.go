@@ -25,7 +25,7 @@ const (
 	pauseLimitBytes = 1e6
 	idleLimit       = 100 * time.Millisecond // of processor time, in idleWindow
 	idleWindow      = 4 * time.Second
-	agentSizeBytes  = 25e6
+	agentSizeBytes  = 28e6
 	pauseSizeBytes  = 3e6
 )
 

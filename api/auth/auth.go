@@ -141,7 +141,7 @@ func (a *Auth) Handler(next http.Handler) http.Handler {
 			r = r.WithContext(WithUser(r.Context(), u))
 		case isPublic(r.URL.Path) && (r.Method == http.MethodGet || r.Method == http.MethodHead):
 		default:
-			refuse(w, apierrors.NewUnauthorized("Unauthorized: "+err.Error()))
+			Refuse(w, apierrors.NewUnauthorized("Unauthorized: "+err.Error()))
 			return
 		}
 		next.ServeHTTP(w, r)
@@ -186,8 +186,13 @@ func forbidden(resource, name, message string) *apierrors.StatusError {
 	return err
 }
 
-func refuse(w http.ResponseWriter, err *apierrors.StatusError) {
-	s := err.Status()
+// Refuse answers with an error as a Status.
+func Refuse(w http.ResponseWriter, err error) {
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) {
+		status = apierrors.NewInternalError(err)
+	}
+	s := status.Status()
 	s.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(int(s.Code))

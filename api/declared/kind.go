@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"strings"
 
 	v1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -88,12 +87,13 @@ func podDiscovery() discovery.Resource {
 	panic("declared: pods are not served")
 }
 
-// Kept are those of the kinds whose objects are kept as files: all that are stored, but
-// events.
+// Kept are the kinds whose objects are kept as files: pods, and those of the kinds that
+// are stored, but events.
 func Kept(kinds []rest.Kind) []KeptKind {
-	var kept []KeptKind
+	pods := podDiscovery()
+	kept := []KeptKind{{pods.GroupResource(), pods.GroupVersionKind(), func() objects.Object { return &v1.Pod{} }}}
 	for _, k := range kinds {
-		if k.View == nil && k.Source == nil && k.Plural != "events" {
+		if k.View == nil && k.Source == nil && k.Plural != "events" && k.GroupResource() != podResource {
 			kept = append(kept, KeptKind{k.GroupResource(), k.GroupVersionKind(), k.New})
 		}
 	}
@@ -221,14 +221,10 @@ func evict(ctx context.Context, p *v1.Pod, e *policyv1.Eviction, dryRun bool, re
 
 // serveLog serves the log of one of a pod's containers.
 func serveLog(w http.ResponseWriter, r *http.Request, p *v1.Pod, logs podlogs.Config) {
-	container := r.URL.Query().Get("container")
-	if container == "" {
-		all := containerNames(p)
-		if len(all) != 1 {
-			rest.Fail(r.Context(), apierrors.NewBadRequest(fmt.Sprintf("a container name must be specified for pod %s, choose one of: [%s]", p.Name, strings.Join(all, " "))))
-			return
-		}
-		container = all[0]
+	container, err := connectTo(p, r.URL.Query().Get("container"))
+	if err != nil {
+		rest.Fail(r.Context(), err)
+		return
 	}
 	read, err := logs.Open(p, container, r.URL.Query())
 	if err != nil {

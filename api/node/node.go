@@ -50,10 +50,10 @@ const (
 	leastInodePercent = 5
 )
 
-// owner of labels that are the node's own; users' labels stay.
-func (f Facts) labels() map[string]string {
+// Labels are those that a node has of itself; users' labels stay beside them.
+func Labels(name string) map[string]string {
 	return map[string]string{
-		v1.LabelHostname:          f.Name,
+		v1.LabelHostname:          name,
 		v1.LabelOSStable:          runtime.GOOS,
 		v1.LabelArchStable:        runtime.GOARCH,
 		"beta.kubernetes.io/os":   runtime.GOOS,
@@ -71,7 +71,7 @@ func Describe(present *v1.Node, f Facts, l Load, now time.Time) *v1.Node {
 	if n.Labels == nil {
 		n.Labels = map[string]string{}
 	}
-	maps.Copy(n.Labels, f.labels())
+	maps.Copy(n.Labels, Labels(f.Name))
 	n.Spec.PodCIDRs = f.PodCIDRs
 	if len(f.PodCIDRs) > 0 {
 		n.Spec.PodCIDR = f.PodCIDRs[0]

@@ -28,8 +28,9 @@ type form struct {
 }
 
 // negotiate chooses, of what an Accept header lists, the first in order of
-// preference that can be served. Nothing listed is JSON.
-func negotiate(accept string) (form, error) {
+// preference that can be served. Nothing listed is JSON. protobuf says that there
+// is such a form.
+func negotiate(accept string, protobuf bool) (form, error) {
 	if strings.TrimSpace(accept) == "" {
 		return form{media: mediaJSON}, nil
 	}
@@ -38,7 +39,11 @@ func negotiate(accept string) (form, error) {
 		switch f.media {
 		case "*/*", "application/*":
 			f.media = mediaJSON
-		case mediaJSON, mediaYAML, mediaProtobuf:
+		case mediaJSON, mediaYAML:
+		case mediaProtobuf:
+			if !protobuf {
+				continue
+			}
 		default:
 			continue
 		}

@@ -158,6 +158,12 @@ func (k *Kind) mergeStatus(o, old objects.Object) (objects.Object, error) {
 	return merged, nil
 }
 
+// hasProtobuf says whether the kind's objects have a form in protobuf.
+func (k *Kind) hasProtobuf() bool {
+	_, has := k.New().(runtime.ProtobufMarshaller)
+	return has
+}
+
 // defaults fills in what a client did not give.
 func (k *Kind) defaults(o objects.Object) {
 	if k.Default != nil {

@@ -295,7 +295,7 @@ func TestTheAnswerHasTheFormThatWasAskedFor(t *testing.T) {
 		"application/json;as=Table":            "406",
 		"application/json;as=Foo;v=v1;g=other": "406",
 	} {
-		f, err := negotiate(accept)
+		f, err := negotiate(accept, true)
 		got := strings.TrimSpace(f.media + " " + f.as + " " + f.version)
 		if err != nil {
 			got = "406"

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/go-logr/logr"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -52,6 +53,10 @@ type Config struct {
 
 	// Other serves paths that name no resource. nil: 404.
 	Other http.Handler
+
+	// Table returns the columns of a kind and the cells of one object. nil: the
+	// name and the age.
+	Table func(gk schema.GroupKind) ([]metav1.TableColumnDefinition, func(o runtime.Object, now time.Time) []any)
 }
 
 // Server is the generic part of the API: an http.Handler over a store.
@@ -80,6 +85,9 @@ func New(config Config) *Server {
 			host, _, _ := net.SplitHostPort(r.RemoteAddr)
 			return "address " + host
 		}
+	}
+	if s.Table == nil {
+		s.Table = nameAndAge
 	}
 	for i := range s.Kinds {
 		k := &s.Kinds[i]
@@ -135,7 +143,6 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c.fail(errNoResource())
 		return
 	}
-	limitBody(w, r)
 	if err := c.serve(); err != nil {
 		c.fail(err)
 	}
@@ -164,7 +171,7 @@ func (c *call) serve() error {
 	}
 	var err error
 	if c.sub == nil || c.sub.Handler == nil {
-		if c.form, err = negotiate(c.r.Header.Get("Accept")); err != nil {
+		if c.form, err = negotiate(c.r.Header.Get("Accept"), c.kind.hasProtobuf()); err != nil {
 			return err
 		}
 	}
@@ -267,11 +274,24 @@ func (c *call) find() (objects.Object, error) {
 	if c.kind.Source != nil {
 		return c.kind.Source.Get(c.ctx, c.Namespace, c.Name)
 	}
-	o, found := c.s.Store.Get(c.key())
+	key := c.key()
+	if c.Subresource == "proxy" {
+		key.Name = proxied(key.Name)
+	}
+	o, found := c.s.Store.Get(key)
 	if !found {
 		return nil, apierrors.NewNotFound(c.resource(), c.Name)
 	}
 	return c.kind.shape(o), nil
+}
+
+// proxied is the object's name in [SCHEME:]NAME[:PORT].
+func proxied(name string) string {
+	parts := strings.Split(name, ":")
+	if len(parts) == 3 {
+		return parts[1]
+	}
+	return parts[0]
 }
 
 // handOver leaves the request to the handler of its subresource.
@@ -281,7 +301,6 @@ func (c *call) handOver() error {
 		return err
 	}
 	c.begun = true
-	unlimitBody(c.w)
 	c.sub.Handler(c.w, c.r.WithContext(c.ctx), o)
 	return nil
 }
@@ -326,12 +345,12 @@ func (c *call) respond(code int, o runtime.Object) error {
 	switch {
 	case !isObject:
 	case c.form.as == "Table":
-		t, err := c.table([]objects.Object{object}, listMeta{}, true)
+		table, err := c.table([]objects.Object{object}, listMeta{}, true)
 		if err != nil {
 			return err
 		}
-		t.ResourceVersion = object.GetResourceVersion()
-		o = t
+		table.ResourceVersion = object.GetResourceVersion()
+		o = table
 	case c.form.as != "":
 		o = partial(object, c.form.version)
 	}
@@ -378,8 +397,8 @@ func (c *call) send(code int, encode func(*answer) error) error {
 
 // fail answers with an error as a Status.
 func (c *call) fail(err error) {
-	if c.begun || errors.Is(err, context.Canceled) {
-		return // it is too late to say something else, or nobody listens
+	if c.ctx.Err() != nil || c.begun {
+		return // nobody listens, or it is too late to say something else
 	}
 	status := c.status(err)
 	if d := status.Details; d != nil && d.RetryAfterSeconds > 0 {

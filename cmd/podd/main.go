@@ -50,6 +50,9 @@ type exitCode int
 
 func (c exitCode) Error() string { return fmt.Sprintf("exit code %d", int(c)) }
 
+// defaultRootDir is where an agent that is told nothing else keeps everything.
+const defaultRootDir = "/var/lib/podd"
+
 // globals are the flags that every command has.
 type globals struct {
 	rootDir string
@@ -71,7 +74,7 @@ probes, logs and metrics. No cluster is needed.
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.PersistentFlags().StringVar(&g.rootDir, "root-dir", "/var/lib/podd", "directory of images, volumes and records")
+	root.PersistentFlags().StringVar(&g.rootDir, "root-dir", defaultRootDir, "directory of images, volumes and records")
 	root.PersistentFlags().StringVar(&g.runDir, "run-dir", "/run/podd", "directory of what lives until the next boot, and of the agent's socket")
 	root.AddGroup(
 		&cobra.Group{ID: "agent", Title: "The agent:"},
@@ -79,7 +82,7 @@ probes, logs and metrics. No cluster is needed.
 		&cobra.Group{ID: "files", Title: "Manifests and images:"},
 	)
 	for group, commands := range map[string][]*cobra.Command{
-		"agent": {runCommand(g), downCommand(g), doctorCommand(g), versionCommand(g)},
+		"agent": {runCommand(g), downCommand(g), doctorCommand(g), kubeconfigCommand(g), versionCommand(g)},
 		"pods":  {getCommand(g), describeCommand(g), whyCommand(g), logsCommand(g), execCommand(g), attachCommand(g), debugCommand(g), restartCommand(g)},
 		"files": {checkCommand(), diffCommand(g), secretCommand(), imageCommand(g)},
 	} {

@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"context"
 	"net/http"
-	"net/netip"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 
+	"podd/api/node"
 	"podd/metrics"
 	"podd/pod/native"
 	"podd/sandbox/cgroup"
@@ -27,7 +26,7 @@ func (a *agent) metrics() map[string]http.Handler {
 		Board:    a.board,
 		Source:   meter{native.NewMeter(a.runtime)},
 		Counters: a.counters,
-		Node:     describeNode(a.runtime.NodeName, a.runtime.HostIPs, a.podCIDR),
+		Node:     metricsNode(a.facts),
 		Version:  versionText(),
 		Problems: func() (problems, refusedFiles int) { return len(a.problems()), a.watcher.Refused() },
 	}
@@ -36,32 +35,18 @@ func (a *agent) metrics() map[string]http.Handler {
 	return all
 }
 
-// describeNode reads what does not change about the machine; what cannot be
-// read stays empty.
-func describeNode(name string, ips []netip.Addr, podCIDR string) metrics.Node {
-	n := metrics.Node{Name: name, PodCIDR: podCIDR}
-	if len(ips) > 0 {
-		n.InternalIP = ips[0].String()
+// metricsNode is the part of what is known about the machine that metrics show.
+func metricsNode(f node.Facts) metrics.Node {
+	n := metrics.Node{
+		Name: f.Name, KernelVersion: f.KernelVersion, OSImage: f.OSImage, PodCIDR: strings.Join(f.PodCIDRs, ","), SystemUUID: f.SystemUUID,
 	}
 	var info unix.Sysinfo_t
 	if unix.Sysinfo(&info) == nil {
 		n.Booted = time.Now().Add(-time.Duration(info.Uptime) * time.Second)
 	}
-	var uts unix.Utsname
-	if unix.Uname(&uts) == nil {
-		n.KernelVersion = unix.ByteSliceToString(uts.Release[:])
+	if len(f.IPs) > 0 {
+		n.InternalIP = f.IPs[0].String()
 	}
-	release, err := os.ReadFile("/etc/os-release")
-	if err != nil {
-		release, _ = os.ReadFile("/usr/lib/os-release") // os-release(5)
-	}
-	for line := range strings.Lines(string(release)) {
-		if value, ok := strings.CutPrefix(strings.TrimSpace(line), "PRETTY_NAME="); ok {
-			n.OSImage = strings.Trim(value, `"'`)
-		}
-	}
-	uuid, _ := os.ReadFile("/sys/class/dmi/id/product_uuid")
-	n.SystemUUID = strings.TrimSpace(string(uuid))
 	return n
 }
 

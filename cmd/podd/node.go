@@ -4,12 +4,14 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"runtime"
+	"strconv"
 	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-	v1 "k8s.io/api/core/v1"
+
+	"podd/api/node"
+	"podd/pod/native"
 )
 
 // nodeIdentity returns the node's name and its addresses, at most one of each
@@ -66,10 +68,68 @@ func hostIP(family int, bridge string) (netip.Addr, bool) {
 	return found, found.IsValid()
 }
 
-// nodeLabels are the labels that a node has of itself.
-func nodeLabels(name string) map[string]string {
-	return map[string]string{
-		v1.LabelHostname: name, v1.LabelOSStable: "linux", v1.LabelArchStable: runtime.GOARCH,
-		"beta.kubernetes.io/os": "linux", "beta.kubernetes.io/arch": runtime.GOARCH,
+// kubernetesVersion is the version whose kubelet's behaviour podd has, as the API
+// and the Node show it.
+const kubernetesVersion = "v1.37.2"
+
+// nodeFacts reads what does not change about the machine; what cannot be read
+// stays empty.
+func nodeFacts(name string, ips []netip.Addr, podCIDRs []netip.Prefix, kubeletPort int) node.Facts {
+	text := func(paths ...string) string {
+		for _, path := range paths {
+			if data, err := os.ReadFile(path); err == nil {
+				return strings.TrimSpace(string(data))
+			}
+		}
+		return ""
 	}
+	f := node.Facts{
+		Name: name, IPs: ips, Version: kubernetesVersion, RuntimeVersion: versionText(), KubeletPort: kubeletPort,
+		MachineID:  text("/etc/machine-id", "/var/lib/dbus/machine-id"),
+		SystemUUID: text("/sys/class/dmi/id/product_uuid"),
+		BootID:     text("/proc/sys/kernel/random/boot_id"),
+	}
+	for _, c := range podCIDRs {
+		f.PodCIDRs = append(f.PodCIDRs, c.String())
+	}
+	var uts unix.Utsname
+	if unix.Uname(&uts) == nil {
+		f.KernelVersion = unix.ByteSliceToString(uts.Release[:])
+	}
+	for line := range strings.Lines(text("/etc/os-release", "/usr/lib/os-release")) { // os-release(5)
+		if value, ok := strings.CutPrefix(strings.TrimSpace(line), "PRETTY_NAME="); ok {
+			f.OSImage = strings.Trim(value, `"'`)
+		}
+	}
+	return f
+}
+
+// nodeLoad measures how much of the machine is left.
+func nodeLoad(m *native.Meter, rootDir string) (node.Load, error) {
+	u, err := m.Machine()
+	if err != nil {
+		return node.Load{}, err
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(rootDir, &fs); err != nil {
+		return node.Load{}, fmt.Errorf("cannot read the size of the file system of %s: %w", rootDir, err)
+	}
+	l := node.Load{
+		Cores: u.Cores, MemoryBytes: u.MemoryBytes, AvailableBytes: u.MemoryBytes - min(u.MemoryBytes, u.WorkingSetBytes),
+		DiskBytes: u.DiskBytes, AvailableDiskBytes: u.AvailableDiskBytes, Inodes: fs.Files, FreeInodes: fs.Ffree,
+	}
+	// The fourth field is RUNNING/ALL of the kernel's threads, which have PIDs.
+	load, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return l, nil // without a limit there is no pressure
+	}
+	if fields := strings.Fields(string(load)); len(fields) > 3 {
+		_, all, _ := strings.Cut(fields[3], "/")
+		l.UsedPIDs, _ = strconv.ParseUint(all, 10, 64)
+	}
+	most, err := os.ReadFile("/proc/sys/kernel/pid_max")
+	if err == nil {
+		l.PIDs, _ = strconv.ParseUint(strings.TrimSpace(string(most)), 10, 64)
+	}
+	return l, nil
 }

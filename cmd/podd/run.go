@@ -18,11 +18,14 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 
 	"podd/api"
+	"podd/api/node"
 	"podd/images"
 	"podd/internal/sdnotify"
 	"podd/internal/seal"
@@ -68,6 +71,10 @@ type runOptions struct {
 	logMaxFiles                  int
 	allowedSysctls               []string
 	strictProbes                 bool
+	apiAddress                   string
+	apiPort, kubeletPort         int
+	kubeconfig, tokenFile        string
+	flags                        func() [][2]string // all, each with its value
 }
 
 func runCommand(g *globals) *cobra.Command {
@@ -85,11 +92,18 @@ them. When the agent ends, for whatever reason, the pods go on, and the next
 agent takes them over.
 
 Several agents run side by side on one machine when each has its own --root-dir,
---run-dir, --pod-logs-dir, --cgroup-root, --bridge, --pod-cidr and --read-only-port.`,
+--run-dir, --pod-logs-dir, --cgroup-root, --bridge, --pod-cidr, --read-only-port,
+--api-port and --kubelet-port.`,
 		Example: `  podd run --manifests /etc/podd/manifests
   podd run --config kubelet.yaml -v 1`,
 		Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error { return o.run(c.Context(), c.Flags().Changed) },
+		RunE: func(c *cobra.Command, _ []string) error {
+			o.flags = func() (all [][2]string) {
+				c.Flags().VisitAll(func(f *pflag.Flag) { all = append(all, [2]string{f.Name, f.Value.String()}) })
+				return all
+			}
+			return o.run(c.Context(), c.Flags().Changed)
+		},
 	}
 	f := c.Flags()
 	f.StringVar(&o.manifests, "manifests", "/etc/podd/manifests", "directory of manifests, or one file")
@@ -111,6 +125,11 @@ Several agents run side by side on one machine when each has its own --root-dir,
 	f.StringVar(&o.providerBin, "image-credential-provider-bin-dir", "", "directory of these programs")
 	f.StringVar(&o.secretIdentity, "secret-identity", "", "age identity that opens sealed Secrets; by default "+identityCredential+" among systemd's credentials, else "+defaultIdentity)
 	f.BoolVar(&o.strictProbes, "strict-probes", false, "count each probe attempt that runs into its timeout as a failure, also where the machine was starved or suspended")
+	f.StringVar(&o.apiAddress, "api-address", "127.0.0.1", "address of the Kubernetes API and of the kubelet's endpoints; 0.0.0.0 or :: for all")
+	f.IntVar(&o.apiPort, "api-port", 6443, "port of the Kubernetes API, for kubectl; 0 turns it off")
+	f.IntVar(&o.kubeletPort, "kubelet-port", 10250, "port of the kubelet's endpoints; 0 turns it off")
+	f.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig to write for root; by default /etc/podd/kubeconfig, or kubeconfig in --root-dir if that is given")
+	f.StringVar(&o.tokenFile, "token-auth-file", "", "bearer tokens of users, a line each: token,user,uid,\"groups\"; the group podd:view, podd:edit or podd:admin gives the role")
 	f.IntVarP(&o.verbosity, "v", "v", 0, "verbosity; 1 and above log every step")
 	f.StringVar(&o.logFormat, "logging-format", "text", "text or json")
 	return c
@@ -187,6 +206,8 @@ type agent struct {
 	records  []pod.Record
 	api      api.Config
 	counters *metrics.Counters
+	facts    node.Facts
+	kube     *kube
 	systemd  *sdnotify.Notifier // nil when systemd does not listen
 }
 
@@ -203,7 +224,7 @@ func newAgent(ctx context.Context, o *runOptions, log logr.Logger) (*agent, erro
 			return nil, fmt.Errorf("cannot prepare directories: %w", err)
 		}
 	}
-	node, hostIPs, err := nodeIdentity(o.hostname, o.bridge)
+	nodeName, hostIPs, err := nodeIdentity(o.hostname, o.bridge)
 	if err != nil {
 		return nil, err
 	}
@@ -228,12 +249,13 @@ func newAgent(ctx context.Context, o *runOptions, log logr.Logger) (*agent, erro
 	if err != nil {
 		return nil, err
 	}
+	a.facts = nodeFacts(nodeName, hostIPs, net.Prefixes(), o.kubeletPort)
 	if a.images, err = openImages(o.globals, o, log.WithName("images")); err != nil {
 		return nil, err
 	}
 	if a.runtime, err = native.New(native.Config{
 		RootDir: o.rootDir, RunDir: o.runDir, PodLogsDir: o.podLogsDir, ContainerLogsDir: o.containerLogsDir,
-		NodeName: node, HostIPs: hostIPs, ClusterDNS: o.clusterDNS, ClusterDomain: o.clusterDomain, ResolvConf: o.resolvConf,
+		NodeName: nodeName, HostIPs: hostIPs, ClusterDNS: o.clusterDNS, ClusterDomain: o.clusterDomain, ResolvConf: o.resolvConf,
 		LogMaxBytes: o.logMaxBytes, LogMaxFiles: o.logMaxFiles, PodPidsLimit: o.podPidsLimit, AllowedSysctls: o.allowedSysctls,
 		StrictProbes: o.strictProbes,
 		Sandboxes:    sandboxes, Cgroups: cgroups, Network: net, Images: a.images, Logger: log.WithName("runtime"),
@@ -249,11 +271,12 @@ func newAgent(ctx context.Context, o *runOptions, log logr.Logger) (*agent, erro
 	if err := a.runtime.Reconcile(ctx, a.records); err != nil {
 		return nil, err
 	}
-	events := &pod.EventStore{Source: node}
+	events := &pod.EventStore{Source: nodeName, Tell: func(e *v1.Event) { a.kube.keeper.Event(e) }}
 	a.counters = metrics.NewCounters(a.board)
 	a.manager = pod.NewManager(pod.Config{
 		Runtime: a.runtime, Store: a.store, Board: a.board, Events: events.Record, Trace: a.counters.Fact,
-		NodeName: node, HostIPs: hostIPs, Logger: log.WithName("pods"),
+		NodeName: nodeName, HostIPs: hostIPs, Logger: log.WithName("pods"),
+		Ended: func(key pod.Key, uid types.UID) { a.kube.keeper.Ended(key, uid) },
 	})
 	loaded := make([]pod.Desired, 0, len(a.records))
 	for _, r := range a.records {
@@ -266,11 +289,12 @@ func newAgent(ctx context.Context, o *runOptions, log logr.Logger) (*agent, erro
 	if err != nil {
 		return nil, err
 	}
-	if a.claims, err = a.store.Claims(claims.Node{Name: node, Labels: nodeLabels(node)}); err != nil {
+	if a.claims, err = a.store.Claims(claims.Node{Name: nodeName, Labels: node.Labels(nodeName)}); err != nil {
 		return nil, err
 	}
 	a.watcher = manifest.New(manifest.Config{
-		Dir: o.manifests, Loaded: loaded, LoadedSources: loadedSources, Keep: a.sources.Set, Bind: a.claims.Bind,
+		Dir: o.manifests, Objects: objectsDir(o.rootDir), Loaded: loaded, LoadedSources: loadedSources, Bind: a.claims.Bind,
+		Keep: func(all []pod.Source) { a.sources.Set(all); a.kube.keeper.Sources(all) },
 		Open: (&seal.Opener{Path: agentIdentity(o.secretIdentity)}).Open, Rescan: o.rescan, Logger: log.WithName("manifests"),
 	})
 	watcher, err := logs.NewWatcher()
@@ -281,6 +305,9 @@ func newAgent(ctx context.Context, o *runOptions, log logr.Logger) (*agent, erro
 		Board: a.board, Events: events, Commands: a.manager, PodLogsDir: o.podLogsDir, WatchLogs: watcher.Watch,
 		Problems: a.problems, Mistakes: a.mistakes, Version: versionText(), Logger: log.WithName("api"),
 		Metrics: a.metrics(),
+	}
+	if a.kube, err = a.newKube(ctx); err != nil {
+		return nil, err
 	}
 	return a, nil
 }
@@ -297,6 +324,14 @@ func (a *agent) run(ctx context.Context) error {
 		return err
 	}
 	port, err := a.listenReadOnly()
+	if err != nil {
+		return err
+	}
+	kubePort, err := a.listenKube(a.apiPort, "api-port")
+	if err != nil {
+		return err
+	}
+	kubeletPort, err := a.listenKube(a.kubeletPort, "kubelet-port")
 	if err != nil {
 		return err
 	}
@@ -320,6 +355,10 @@ func (a *agent) run(ctx context.Context) error {
 	if port != nil {
 		start(func() error { return a.serveReadOnly(ctx, port) })
 	}
+	if err := a.kube.run(ctx, start, a.apiPort); err != nil {
+		cancel(err)
+	}
+	a.serveKube(ctx, start, kubePort, kubeletPort)
 	start(func() error { a.sources.Keep(ctx); return nil })
 	start(func() error { a.claims.Reclaim(ctx, a.usesClaim, volumes.RemoveDir); return nil })
 	start(func() error { a.watchFirewalls(ctx); return nil })

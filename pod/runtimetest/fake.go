@@ -94,7 +94,7 @@ func NewFake() *Fake {
 	}
 }
 
-// Hold makes actions of a kind wait for [Fake.Release]. A kind is inspect, sandbox,
+// Hold makes actions of a kind wait for [Fake.Release]. A kind is sandbox,
 // volumes, image, start, postStart, preStop, destroy or remove; those about a
 // container may be held for one, "image app", and images can fail by name:
 // "image busybox".
@@ -388,10 +388,7 @@ func (p *fakePod) endSandbox(code int) {
 }
 
 // Inspect implements [pod.Runtime].
-func (f *Fake) Inspect(ctx context.Context, t pod.Target) (pod.Inspected, error) {
-	if !f.wait(ctx, "inspect", "") {
-		return pod.Inspected{}, ctx.Err()
-	}
+func (f *Fake) Inspect(_ context.Context, t pod.Target) (pod.Inspected, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	found := pod.Inspected{At: pod.At{Time: time.Now()}}
@@ -598,11 +595,8 @@ func (f *Fake) wait(ctx context.Context, kind, container string) bool {
 		f.mu.Unlock()
 		return true
 	}
-	c := f.waiting[name]
-	if c == nil {
-		c = make(chan struct{})
-		f.waiting[name] = c
-	}
+	c := make(chan struct{})
+	f.waiting[name] = c
 	over := ctx.Done()
 	if hangs {
 		over = nil
