@@ -54,6 +54,10 @@ type Config struct {
 	// Mistakes are the problems of the file of a pod that runs by an earlier
 	// version of it. Nil: nobody knows of any.
 	Mistakes func(pod.Key) []string
+	// Claims and Volumes are the PersistentVolumeClaims and PersistentVolumes, with
+	// [AnnotationUsed] where that is known. Used by Control only.
+	Claims  func() []*v1.PersistentVolumeClaim
+	Volumes func() []*v1.PersistentVolume
 	// Metrics are handlers by path, such as /metrics/cadvisor.
 	Metrics map[string]http.Handler
 	// Healthy returns why the agent does not do its work, or nil.
@@ -61,6 +65,9 @@ type Config struct {
 	Version string
 	Logger  logr.Logger
 }
+
+// AnnotationUsed says how many bytes a volume, or a claim's volume, holds.
+const AnnotationUsed = "podd/used-bytes"
 
 // ReadOnly serves the kubelet's read-only endpoints.
 func ReadOnly(c Config) http.Handler {
@@ -83,6 +90,8 @@ func Control(c Config) http.Handler {
 	mux := http.NewServeMux()
 	c.health(mux)
 	mux.HandleFunc("GET /pods", kubelet.PodList(c.Board))
+	mux.HandleFunc("GET /persistentvolumeclaims", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, c.Claims()) })
+	mux.HandleFunc("GET /persistentvolumes", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, c.Volumes()) })
 	mux.HandleFunc("GET /watch", c.watch)
 	mux.HandleFunc("GET /events", c.events)
 	mux.HandleFunc("GET /problems", c.problems)

@@ -152,6 +152,18 @@ func (c *Client) Problems(ctx context.Context) ([]string, error) {
 	return lines, c.get(ctx, "/problems", nil, &lines)
 }
 
+// Claims lists the PersistentVolumeClaims.
+func (c *Client) Claims(ctx context.Context) ([]*v1.PersistentVolumeClaim, error) {
+	var list []*v1.PersistentVolumeClaim
+	return list, c.get(ctx, "/persistentvolumeclaims", nil, &list)
+}
+
+// Volumes lists the PersistentVolumes.
+func (c *Client) Volumes(ctx context.Context) ([]*v1.PersistentVolume, error) {
+	var list []*v1.PersistentVolume
+	return list, c.get(ctx, "/persistentvolumes", nil, &list)
+}
+
 // Why tells what a pod waits for and what befell it. With a container, only what
 // concerns that one and the pod as a whole.
 func (c *Client) Why(ctx context.Context, key pod.Key, container string) ([]pod.Chain, error) {

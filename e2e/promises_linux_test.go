@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 )
 
@@ -262,8 +263,18 @@ func TestWhatRunsHereIsPlainKubernetes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := yaml.UnmarshalStrict(text, &v1.Pod{}); err != nil {
-			t.Errorf("%s: %v", file, err)
+		for _, document := range strings.Split(string(text), "\n---\n") {
+			var kind metav1.TypeMeta
+			if err := yaml.Unmarshal([]byte(document), &kind); err != nil {
+				t.Errorf("%s: %v", file, err)
+			}
+			object, known := map[string]any{
+				"Pod": &v1.Pod{}, "ConfigMap": &v1.ConfigMap{}, "Secret": &v1.Secret{},
+				"PersistentVolumeClaim": &v1.PersistentVolumeClaim{}, "PersistentVolume": &v1.PersistentVolume{},
+			}[kind.Kind]
+			if err := yaml.UnmarshalStrict([]byte(document), object); err != nil || !known {
+				t.Errorf("%s: a %q: %v", file, kind.Kind, err)
+			}
 		}
 	}
 	s := tellWithPipe(t)

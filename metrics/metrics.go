@@ -201,7 +201,8 @@ func (c Config) kubelet(ctx context.Context, f *families) {
 	c.volumes(ctx, f, pods)
 }
 
-// volumes shows volumes under the name that a claim made for them would have:
+// volumes shows volumes under the name of their claim, each claim once. Those that
+// have none are shown under the one that a claim made for them would have:
 // <pod>-<volume>, as with generic ephemeral volumes.
 func (c Config) volumes(ctx context.Context, f *families, pods []*v1.Pod) {
 	used := f.gauge("kubelet_volume_stats_used_bytes", "Number of used bytes in the volume.")
@@ -210,9 +211,18 @@ func (c Config) volumes(ctx context.Context, f *families, pods []*v1.Pod) {
 	inodes := f.gauge("kubelet_volume_stats_inodes", "Maximum number of inodes in the volume.")
 	inodesFree := f.gauge("kubelet_volume_stats_inodes_free", "Number of free inodes in the volume.")
 	inodesUsed := f.gauge("kubelet_volume_stats_inodes_used", "Number of used inodes in the volume.")
+	shown := map[pod.Key]bool{}
 	for _, p := range pods {
 		for _, v := range c.Source.Volumes(ctx, p) {
-			l := labels("namespace", p.Namespace, "persistentvolumeclaim", p.Name+"-"+v.Name)
+			key := pod.Key{Namespace: p.Namespace, Name: p.Name + "-" + v.Name}
+			if claim := claimOf(p, v.Name); claim != nil {
+				key.Name = claim.Name
+			}
+			if shown[key] {
+				continue // several pods use it, or a pod several times
+			}
+			shown[key] = true
+			l := labels("namespace", p.Namespace, "persistentvolumeclaim", key.Name)
 			used.add(float64(v.UsedBytes), l)
 			capacity.add(float64(v.CapacityBytes), l)
 			available.add(float64(v.AvailableBytes), l)

@@ -1,6 +1,7 @@
 package pod
 
 import (
+	"iter"
 	"maps"
 
 	v1 "k8s.io/api/core/v1"
@@ -222,7 +223,7 @@ func environmentSources(c *v1.Container, named func(kind, name string)) {
 }
 
 // ClaimsOf yields the claims that a pod names, some of them more than once.
-func ClaimsOf(p *v1.Pod) func(yield func(Key) bool) {
+func ClaimsOf(p *v1.Pod) iter.Seq[Key] {
 	return func(yield func(Key) bool) {
 		for _, v := range p.Spec.Volumes {
 			if c := v.PersistentVolumeClaim; c != nil && !yield(Key{Namespace: p.Namespace, Name: c.ClaimName}) {

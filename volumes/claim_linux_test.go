@@ -59,6 +59,19 @@ func TestAClaimsDataOutlivesThePod(t *testing.T) {
 			t.Errorf("what is mounted in the directory: %v", err)
 		}
 	})
+	must(t, os.WriteFile(dir+"/big", make([]byte, 1<<20), 0o600))
+	must(t, os.WriteFile(filepath.Dir(dir)+"/other", make([]byte, 8<<20), 0o600))
+	must(t, os.WriteFile(dir+"/inner/big", make([]byte, 8<<20), 0o600))
+	byPath, err := MeasureDir(t.Context(), dir)
+	must(t, err)
+	byPod, err := Measure(t.Context(), p, v)
+	must(t, err)
+	// What else lies on the file system, and what is mounted inside, is not counted.
+	for _, u := range []Usage{byPath, byPod} {
+		if u.UsedBytes < 1<<20 || u.UsedBytes > 2<<20 || u.CapacityBytes != 256<<20 {
+			t.Errorf("measured %+v", u)
+		}
+	}
 	must(t, Remove(t.Context(), p))
 	for file, want := range map[string]string{"/kept": "kept", "/inner/host": "host's"} {
 		if got, err := os.ReadFile(dir + file); string(got) != want {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 )
@@ -13,28 +14,77 @@ import (
 // Measure tells what a volume holds. Memory-backed ones are asked for in no time;
 // one on disk is walked, which takes about a second per million files and ends
 // early with ctx. Its capacity is that of the file system it shares with others.
-// Kinds that belong to the host give [ErrNotMeasured].
+// A claim that has a file system for itself is asked for in no time too.
+// Kinds that belong to the host or to a server give [ErrNotMeasured].
 func Measure(ctx context.Context, p Pod, v v1.Volume) (Usage, error) {
 	if err := check(p, v); err != nil {
 		return Usage{}, err
 	}
 	v = plain(v)
-	if v.EmptyDir == nil {
+	if v.EmptyDir == nil && v.PersistentVolumeClaim == nil {
 		return Usage{}, ErrNotMeasured
 	}
 	u, err := measure(ctx, p, v)
-	if err != nil {
-		return Usage{}, fmt.Errorf("cannot measure volume %q: %w", v.Name, err)
+	if err != nil && err != ErrNotMeasured {
+		err = fmt.Errorf("cannot measure volume %q: %w", v.Name, err)
 	}
-	return u, nil
+	return u, err
 }
 
 func measure(ctx context.Context, p Pod, v v1.Volume) (Usage, error) {
-	dir, err := openEmptyDir(p, v)
+	if v.PersistentVolumeClaim != nil {
+		plugin, _, err := claimPath(p, v.Name)
+		if err == nil && plugin == nfsPlugin {
+			err = ErrNotMeasured // asking could wait for ever
+		}
+		if err != nil {
+			return Usage{}, err
+		}
+	}
+	dir, err := openVolume(p, v)
 	if err != nil {
 		return Usage{}, err
 	}
 	defer dir.Close()
+	alone := v.EmptyDir != nil && inMemory(v)
+	if v.PersistentVolumeClaim != nil {
+		if alone, err = isFileSystem(dir); err != nil {
+			return Usage{}, err
+		}
+	}
+	return measureDir(ctx, dir, alone)
+}
+
+// MeasureDir is [Measure] for a directory of the host that is a volume.
+func MeasureDir(ctx context.Context, path string) (Usage, error) {
+	dir, err := openPath(path, unix.O_DIRECTORY)
+	if err != nil {
+		return Usage{}, err
+	}
+	defer dir.Close()
+	alone, err := mountRoot(dir)
+	if err != nil {
+		return Usage{}, err
+	}
+	return measureDir(ctx, dir, alone)
+}
+
+// isFileSystem says whether a mounted directory is a whole file system rather than a
+// part of one.
+func isFileSystem(dir *os.File) (bool, error) {
+	var st unix.Statx_t
+	if err := unix.Statx(int(dir.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &st); err != nil {
+		return false, &os.PathError{Op: "statx", Path: dir.Name(), Err: err}
+	}
+	mounts, err := mountTable(func(m *mountinfo.Info) (skip, stop bool) {
+		same := uint64(m.ID) == st.Mnt_id
+		return !same, same
+	})
+	return len(mounts) > 0 && mounts[0].Root == "/", err
+}
+
+// measureDir measures a directory; alone says that it has its file system for itself.
+func measureDir(ctx context.Context, dir *os.File, alone bool) (Usage, error) {
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(int(dir.Fd()), &st); err != nil {
 		return Usage{}, &os.PathError{Op: "statfs", Path: dir.Name(), Err: err}
@@ -44,7 +94,7 @@ func measure(ctx context.Context, p Pod, v v1.Volume) (Usage, error) {
 		UsedBytes: (st.Blocks - st.Bfree) * block, CapacityBytes: st.Blocks * block, AvailableBytes: st.Bavail * block,
 		InodesUsed: st.Files - st.Ffree, Inodes: st.Files, InodesFree: st.Ffree,
 	}
-	if !inMemory(v) {
+	if !alone {
 		w := walk{ctx: ctx}
 		if err := w.add(dir, 0); err != nil {
 			return Usage{}, err

@@ -30,12 +30,13 @@ type getOptions struct {
 func getCommand(g *globals) *cobra.Command {
 	o := &getOptions{globals: g}
 	c := &cobra.Command{
-		Use:   "get [pods] [NAME…]",
-		Short: "List pods as kubectl does",
+		Use:   "get [pods | pvc | pv] [NAME…]",
+		Short: "List pods, claims and volumes as kubectl does",
 		Example: `  podd get               all pods
   podd get -o wide       with addresses and images
   podd get web -o yaml   one pod with its full status
-  podd get -w            go on and print changes`,
+  podd get -w            go on and print changes
+  podd get pvc,pv        PersistentVolumeClaims and PersistentVolumes, and what they hold`,
 		RunE: func(c *cobra.Command, args []string) error { return o.run(c.Context(), args, c.OutOrStdout()) },
 		ValidArgsFunction: func(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 			return g.podNames(c.Context()), cobra.ShellCompDirectiveNoFileComp
@@ -53,6 +54,11 @@ func (o *getOptions) run(ctx context.Context, args []string, out io.Writer) erro
 	case "", "wide", "json", "yaml", "name":
 	default:
 		return fmt.Errorf("unknown output %q; expected wide, json, yaml or name", o.output)
+	}
+	if len(args) > 0 {
+		if kinds := kindsNamed(args[0]); kinds != nil {
+			return o.others(ctx, kinds, args[1:], out)
+		}
 	}
 	if len(args) > 0 && (args[0] == "pods" || args[0] == "pod" || args[0] == "po") {
 		args = args[1:]

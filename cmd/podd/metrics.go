@@ -24,7 +24,7 @@ func (a *agent) metrics() map[string]http.Handler {
 	a.runtime.ProbeAttempt = func(p native.ProbeAttempt) { a.counters.Probe(metrics.ProbeAttempt(p)) }
 	c := metrics.Config{
 		Board:    a.board,
-		Source:   meter{native.NewMeter(a.runtime)},
+		Source:   meter{a.meter},
 		Counters: a.counters,
 		Node:     metricsNode(a.facts),
 		Version:  versionText(),

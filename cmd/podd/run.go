@@ -196,6 +196,7 @@ type agent struct {
 	*runOptions
 	log      logr.Logger
 	runtime  *native.Runtime
+	meter    *native.Meter
 	images   *images.Store
 	store    *store.Store
 	sources  *store.Sources
@@ -262,6 +263,7 @@ func newAgent(ctx context.Context, o *runOptions, log logr.Logger) (*agent, erro
 	}); err != nil {
 		return nil, err
 	}
+	a.meter = native.NewMeter(a.runtime)
 	if a.store, err = store.Open(store.Config{RootDir: o.rootDir, RunDir: o.runDir, Logger: log.WithName("store")}); err != nil {
 		return nil, err
 	}
@@ -304,7 +306,7 @@ func newAgent(ctx context.Context, o *runOptions, log logr.Logger) (*agent, erro
 	a.api = api.Config{
 		Board: a.board, Events: events, Commands: a.manager, PodLogsDir: o.podLogsDir, WatchLogs: watcher.Watch,
 		Problems: a.problems, Mistakes: a.mistakes, Version: versionText(), Logger: log.WithName("api"),
-		Metrics: a.metrics(),
+		Metrics: a.metrics(), Claims: a.claimObjects, Volumes: a.volumeObjects,
 	}
 	if a.kube, err = a.newKube(ctx); err != nil {
 		return nil, err
@@ -375,19 +377,6 @@ func (a *agent) run(ctx context.Context) error {
 		return err
 	}
 	return nil
-}
-
-// usesClaim says whether a pod that is still there names a claim.
-func (a *agent) usesClaim(claim pod.Key) bool {
-	pods, _ := a.board.Snapshot()
-	return slices.ContainsFunc(pods, func(p *v1.Pod) bool {
-		for key := range pod.ClaimsOf(p) {
-			if key == claim {
-				return true
-			}
-		}
-		return false
-	})
 }
 
 // watchFirewalls tells every pod that is there what stands in its way when that

@@ -219,7 +219,9 @@ func TestExamplesOfTheRepositoryAreAccepted(t *testing.T) {
 	problems, pods, err := Check([]string{examples})
 	must(t, err)
 	for _, p := range problems {
-		t.Error(p)
+		if !strings.HasSuffix(p.Message, "chmod it to 0600") { // which git does not keep
+			t.Error(p)
+		}
 	}
 	files, err := expand(examples)
 	must(t, err)

@@ -36,12 +36,14 @@ const (
 type Meter struct {
 	r *Runtime
 
-	mu        sync.Mutex
-	pauses    map[types.UID]pauseMeasure // guarded by mu
-	disks     map[volumeKey]diskMeasure  // guarded by mu
-	totals    map[types.UID]*podTotal    // guarded by mu
-	measuring bool                       // a goroutine walks volumes; guarded by mu
-	pruned    time.Time                  // guarded by mu
+	mu     sync.Mutex
+	pauses map[types.UID]pauseMeasure // guarded by mu
+	disks  map[volumeKey]diskMeasure  // guarded by mu
+	totals map[types.UID]*podTotal    // guarded by mu
+	// persistent are PersistentVolumes, by name; guarded by mu.
+	persistent map[string]*persistentMeasure
+	measuring  bool      // a goroutine walks volumes; guarded by mu
+	pruned     time.Time // guarded by mu
 }
 
 type pauseMeasure struct {
@@ -54,6 +56,13 @@ type pauseMeasure struct {
 type volumeKey struct {
 	uid  types.UID
 	name string
+}
+
+// persistentMeasure is what is known of a volume, guarded by the meter's mu.
+type persistentMeasure struct {
+	usage    volumes.Usage
+	known    bool
+	measured chan struct{} // closed when the measure under way is over; nil: none is
 }
 
 type diskMeasure struct {
@@ -89,7 +98,8 @@ type MachineUsage struct {
 
 // NewMeter returns a meter of the pods that r runs.
 func NewMeter(r *Runtime) *Meter {
-	return &Meter{r: r, pauses: map[types.UID]pauseMeasure{}, disks: map[volumeKey]diskMeasure{}, totals: map[types.UID]*podTotal{}}
+	return &Meter{r: r, pauses: map[types.UID]pauseMeasure{}, disks: map[volumeKey]diskMeasure{}, totals: map[types.UID]*podTotal{},
+		persistent: map[string]*persistentMeasure{}}
 }
 
 // Usage measures a pod, whose status says which containers run.
@@ -267,18 +277,18 @@ func (m *Meter) prune() {
 	}
 }
 
-// Volumes measures the pod's emptyDir volumes, by name. Memory-backed ones are
-// asked for at once; those on disk are walked in the background at most once a
-// minute, and are left out until that was done.
+// Volumes measures the pod's volumes that are emptyDirs, ephemeral or claims, by
+// name. Memory-backed ones are asked for at once; those on disk are walked in the
+// background at most once a minute, and are left out until that was done.
 func (m *Meter) Volumes(ctx context.Context, p *v1.Pod) map[string]volumes.Usage {
 	found := map[string]volumes.Usage{}
 	t := pod.Target{UID: p.UID, Pod: p}
 	var stale []v1.Volume
 	for _, v := range p.Spec.Volumes {
-		if v.EmptyDir == nil || !mounted(p, v.Name) {
+		if v.EmptyDir == nil && v.Ephemeral == nil && v.PersistentVolumeClaim == nil || !mounted(p, v.Name) {
 			continue
 		}
-		if v.EmptyDir.Medium != v1.StorageMediumDefault {
+		if v.EmptyDir != nil && v.EmptyDir.Medium != v1.StorageMediumDefault {
 			if u, err := volumes.Measure(ctx, m.r.volumesPod(t), v); err == nil {
 				found[v.Name] = u
 			}
@@ -298,6 +308,56 @@ func (m *Meter) Volumes(ctx context.Context, p *v1.Pod) map[string]volumes.Usage
 		m.walk(t, stale)
 	}
 	return found
+}
+
+// persistentPatience is how long a user waits for a PersistentVolume's measure.
+const persistentPatience = 2 * time.Second
+
+// PersistentVolume measures a volume that is a directory of this machine. It waits
+// a short while for that; then it answers with what was measured last. ok is false
+// where nothing was, and for volumes that are no directories of this machine.
+func (m *Meter) PersistentVolume(v *v1.PersistentVolume) (u volumes.Usage, ok bool) {
+	path := ""
+	switch s := v.Spec; {
+	case s.Local != nil:
+		path = s.Local.Path
+	case s.HostPath != nil:
+		path = s.HostPath.Path
+	default:
+		return volumes.Usage{}, false
+	}
+	m.mu.Lock()
+	p := m.persistent[v.Name]
+	if p == nil {
+		p = &persistentMeasure{}
+		m.persistent[v.Name] = p
+	}
+	if p.measured == nil {
+		p.measured = make(chan struct{})
+		go m.measurePersistent(p, path)
+	}
+	measured := p.measured
+	m.mu.Unlock()
+	select {
+	case <-measured:
+	case <-time.After(persistentPatience):
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return p.usage, p.known
+}
+
+// measurePersistent owns nothing; it ends when the volume is measured, a minute from
+// now at the latest unless the disk does not answer.
+func (m *Meter) measurePersistent(p *persistentMeasure, path string) {
+	ctx, cancel := context.WithTimeout(context.Background(), volumesMeasured)
+	defer cancel()
+	u, err := volumes.MeasureDir(ctx, path)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	p.usage, p.known = u, err == nil
+	close(p.measured)
+	p.measured = nil
 }
 
 // walk measures volumes on disk, unless others are being measured.
