@@ -33,7 +33,10 @@ func TestExamplesOfVolumesShowWhatTheySay(t *testing.T) {
 ./settings/color: green
 `
 	var saw string
-	s.eventually("the files", func() bool { saw = s.say("logs", "files"); return strings.Count(saw, "\n") >= strings.Count(files, "\n") })
+	s.eventually("the files", func() bool {
+		saw = s.say("logs", "files")
+		return strings.Count(saw, "\n") >= strings.Count(files, "\n")
+	})
 	if saw != files {
 		t.Errorf("saw\n%s", saw)
 	}

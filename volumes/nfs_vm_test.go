@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -56,7 +57,9 @@ func TestNFSIsMountedOnceAndGoesAlthoughItsServerIsGone(t *testing.T) {
 	p := newPod(t, false)
 	outside := newElsewhere(t) // before anything is mounted: it is a copy of all mounts
 	rw, ro := nfs("rw", "127.0.0.1", "/", false), nfs("ro", "127.0.0.1", "/", true)
-	for _, v := range []v1.Volume{rw, ro} {
+	bound := ofClaim(false) // to a PersistentVolume with mountOptions
+	p = p.bound(Claimed{NFS: rw.NFS, Options: []string{"nfsvers=4.2", "noatime"}})
+	for _, v := range []v1.Volume{rw, ro, bound} {
 		if Present(p, v) {
 			t.Errorf("%s: present before it was mounted", v.Name)
 		}
@@ -66,6 +69,14 @@ func TestNFSIsMountedOnceAndGoesAlthoughItsServerIsGone(t *testing.T) {
 		if len(mountLines(t)) != before || !Present(p, v) {
 			t.Errorf("%s: mounted again, or not present", v.Name)
 		}
+	}
+	if !slices.ContainsFunc(mountLines(t), func(l string) bool {
+		return strings.HasPrefix(l, nfsPath(p, bound.Name)) && strings.Contains(l, "noatime")
+	}) {
+		t.Errorf("mountOptions have no effect: %q", mountLines(t))
+	}
+	if _, err := Measure(t.Context(), p, bound); err != ErrNotMeasured {
+		t.Errorf("a server was asked: %v", err)
 	}
 	one := outside.attach(openTree(t, p, rw, at("/rw"), ""))
 	two := outside.attach(openTree(t, p, ro, at("/ro"), ""))
