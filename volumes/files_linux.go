@@ -171,6 +171,7 @@ func holds(root *os.Root, version string, files map[string]File) bool {
 		if err == nil && !bytes.Equal(data, f.Data) {
 			err = fs.ErrExist
 		}
+		clear(data) // of a Secret, perhaps
 		found++
 		return err
 	})

@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -142,9 +143,10 @@ func read(path string) (data []byte, mode fs.FileMode, err error) {
 	case !info.Mode().IsRegular():
 		return nil, 0, errors.New("cannot be read: it is not a regular file")
 	}
-	data, err = io.ReadAll(io.LimitReader(f, MaxSize+1))
-	if err != nil {
+	// Large enough from the start: a buffer that grows leaves copies of a Secret.
+	b := bytes.NewBuffer(make([]byte, 0, min(info.Size(), MaxSize+1)+bytes.MinRead))
+	if _, err := b.ReadFrom(io.LimitReader(f, MaxSize+1)); err != nil {
 		return nil, 0, fmt.Errorf("cannot be read: %w", reason(err))
 	}
-	return data, info.Mode(), nil
+	return b.Bytes(), info.Mode(), nil
 }

@@ -162,6 +162,7 @@ func (d *directory) refresh(name string, ifChanged bool) {
 	}
 	f.seen, f.trouble, d.held = now, "", true
 	r := d.open.parse(path, data)
+	clear(data) // it may hold a Secret
 	f.unopened = r.Unopened
 	f.take(r, mode, d.now())
 }

@@ -105,6 +105,7 @@ func (s *Sources) write(sources []pod.Source, written map[string][sha256.Size]by
 		if err == nil {
 			err = atomicfile.Write(path, data, 0o600)
 		}
+		clear(data) // of a Secret, perhaps
 		if err != nil {
 			errs = append(errs, fmt.Errorf("cannot keep %s: %w", source, err))
 			continue
@@ -197,6 +198,7 @@ func readSource(path string) (pod.Source, error) {
 	if err != nil {
 		return pod.Source{}, err
 	}
+	defer clear(data)
 	source, err := parseSource(data)
 	if err == nil && sourceName(source) != filepath.Base(path) {
 		err = errors.New("it is of another name")

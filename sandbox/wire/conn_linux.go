@@ -76,6 +76,7 @@ func (c *Conn) Send(k Kind, m fielder, files ...*os.File) error {
 	var body []byte
 	if m != nil {
 		body = Marshal(m)
+		defer clear(body) // variables may come from a Secret
 	}
 	return c.send(k, body, files)
 }
