@@ -51,7 +51,11 @@ func Events(d Desired, before, after Observed, f Fact) []Event {
 	case HookDone:
 		t.hookDone(f)
 	case PodFailed:
-		t.whole(v1.EventTypeNormal, f.Reason, f.Message)
+		kind := v1.EventTypeWarning
+		if f.Reason == reasonDeadlineExceeded {
+			kind = v1.EventTypeNormal
+		}
+		t.whole(kind, f.Reason, f.Message)
 	case Noted:
 		kind := v1.EventTypeNormal
 		if f.Warning {

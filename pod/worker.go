@@ -375,7 +375,7 @@ func (w *worker) inspect(ctx context.Context, t Target) {
 			return
 		}
 		if ctx.Err() == nil {
-			w.log.Error(err, "cannot see what exists of the pod")
+			w.report(ctx, Noted{At: At{time.Now()}, Warning: true, Reason: "FailedPodSandBoxStatus", Message: "Unable to get pod sandbox status: " + err.Error()})
 		}
 		r = r.failed(time.Now(), actionDelay, actionDelayMax, "", "")
 		select {

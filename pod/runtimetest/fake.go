@@ -391,6 +391,9 @@ func (p *fakePod) endSandbox(code int) {
 func (f *Fake) Inspect(_ context.Context, t pod.Target) (pod.Inspected, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if fail, fails := f.failing["inspect"]; fails {
+		return pod.Inspected{}, errors.New(fail.message)
+	}
 	found := pod.Inspected{At: pod.At{Time: time.Now()}}
 	p := f.pods[t.UID]
 	if p == nil {
