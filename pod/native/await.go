@@ -17,7 +17,20 @@ const lookOut = 500 * time.Millisecond
 
 // Await looks out for what a pod waits for; see [pod.Runtime].
 func (r *Runtime) Await(ctx context.Context, t pod.Target, waits []pod.Wait, report func(pod.Fact)) {
-	tick := time.NewTicker(lookOut)
+	every(ctx, lookOut, func() (done bool) {
+		for _, w := range waits {
+			if r.there(t, w) {
+				report(pod.CauseGone{At: now(), Wait: w})
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// every calls f at each interval, until it is done or ctx ends.
+func every(ctx context.Context, interval time.Duration, f func() (done bool)) {
+	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for {
 		select {
@@ -25,11 +38,8 @@ func (r *Runtime) Await(ctx context.Context, t pod.Target, waits []pod.Wait, rep
 			return
 		case <-tick.C:
 		}
-		for _, w := range waits {
-			if r.there(t, w) {
-				report(pod.CauseGone{At: now(), Wait: w})
-				return
-			}
+		if f() {
+			return
 		}
 	}
 }

@@ -27,14 +27,7 @@ func (r *Runtime) watchLimits(ctx context.Context, t pod.Target, report func(pod
 	if len(limited) == 0 {
 		return
 	}
-	tick := time.NewTicker(limitsInterval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
+	every(ctx, limitsInterval, func() (done bool) {
 		for _, v := range limited {
 			over, err := volumes.OverLimit(ctx, r.volumesPod(t), v)
 			if err != nil && ctx.Err() == nil {
@@ -43,8 +36,9 @@ func (r *Runtime) watchLimits(ctx context.Context, t pod.Target, report func(pod
 			if over {
 				report(pod.PodFailed{At: now(), Reason: "Evicted",
 					Message: fmt.Sprintf("Usage of EmptyDir volume %q exceeds the limit %q. ", v.Name, v.EmptyDir.SizeLimit.String())})
-				return
+				return true
 			}
 		}
-	}
+		return false
+	})
 }

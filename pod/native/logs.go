@@ -59,20 +59,14 @@ const logMonitorInterval = 10 * time.Second
 // CompressLogs packs rotated logs until ctx ends. It is started once, by the
 // agent, and owns nothing but the files it packs.
 func (r *Runtime) CompressLogs(ctx context.Context) {
-	tick := time.NewTicker(logMonitorInterval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
+	every(ctx, logMonitorInterval, func() (done bool) {
 		for _, f := range r.liveLogs() {
 			if err := logs.Compress(f.dir, f.attempt, r.LogMaxFiles); err != nil && !errors.Is(err, os.ErrNotExist) {
 				r.log.Error(err, "cannot compress rotated logs", "directory", f.dir)
 			}
 		}
-	}
+		return false
+	})
 }
 
 func (r *Runtime) liveLogs() []logFiles {
