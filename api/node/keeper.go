@@ -82,7 +82,7 @@ func (k *Keeper) show(load Load, now time.Time) error {
 	}
 	_, err = k.Store.Update(objects.Key{Resource: Leases, Namespace: LeaseNamespace, Name: k.Facts.Name}, func(old objects.Object) (objects.Object, error) {
 		lease := &coordination.Lease{ObjectMeta: metav1.ObjectMeta{
-			Namespace: LeaseNamespace, Name: k.Facts.Name, UID: k.NewUID(), CreationTimestamp: metav1.NewTime(now),
+			Namespace: LeaseNamespace, Name: k.Facts.Name, UID: k.NewUID(), CreationTimestamp: metav1.NewTime(now).Rfc3339Copy(),
 		}}
 		if present, found := old.(*coordination.Lease); found {
 			lease = present.DeepCopy()

@@ -64,7 +64,7 @@ func Labels(name string) map[string]string {
 // Describe returns the Node as it is to be shown, made of what is shown already,
 // nil at first. present is not changed.
 func Describe(present *v1.Node, f Facts, l Load, now time.Time) *v1.Node {
-	n := &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: f.Name, CreationTimestamp: metav1.NewTime(now)}}
+	n := &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: f.Name, CreationTimestamp: metav1.NewTime(now).Rfc3339Copy()}}
 	if present != nil {
 		n = present.DeepCopy()
 	}

@@ -36,7 +36,10 @@ func condition(n *v1.Node, kind v1.NodeConditionType) v1.NodeCondition {
 
 func TestNodeIsShownAsAKubeletShowsIt(t *testing.T) {
 	now := time.Unix(1000, 0)
-	n := Describe(nil, facts, plenty, now)
+	n := Describe(nil, facts, plenty, now.Add(time.Nanosecond))
+	if text, err := n.CreationTimestamp.MarshalJSON(); err != nil || !n.CreationTimestamp.Time.Equal(now) {
+		t.Errorf("created at %s, %v, which clients cannot send back", text, err)
+	}
 	if n.Labels["kubernetes.io/hostname"] != "box" || n.Labels["kubernetes.io/os"] != "linux" || n.Labels["kubernetes.io/arch"] == "" {
 		t.Errorf("labels %v", n.Labels)
 	}
@@ -54,7 +57,7 @@ func TestNodeIsShownAsAKubeletShowsIt(t *testing.T) {
 	for kind, want := range map[v1.NodeConditionType]v1.ConditionStatus{
 		v1.NodeReady: v1.ConditionTrue, v1.NodeMemoryPressure: v1.ConditionFalse, v1.NodeDiskPressure: v1.ConditionFalse, v1.NodePIDPressure: v1.ConditionFalse,
 	} {
-		if c := condition(n, kind); c.Status != want || c.Reason == "" || !c.LastTransitionTime.Equal(&metav1.Time{Time: now}) {
+		if c := condition(n, kind); c.Status != want || c.Reason == "" || c.LastTransitionTime.Unix() != now.Unix() {
 			t.Errorf("%s: %+v", kind, c)
 		}
 	}
