@@ -22,7 +22,7 @@ DEMO_PACKAGES := ca-certificates
 VM_PACKAGES := busybox-static qemu-system-x86 seabios cpio kmod btrfs-progs e2fsprogs iptables nftables xfsprogs xz-utils
 ARM64_PACKAGES := busybox-static qemu-system-arm cpio kmod e2fsprogs xz-utils
 DEB_PACKAGES := dpkg-dev lintian
-SYSTEMD_PACKAGES := $(DEB_PACKAGES) busybox-static debootstrap
+SYSTEMD_PACKAGES := $(DEB_PACKAGES) busybox-static cpio debootstrap e2fsprogs kmod qemu-system-x86 seabios xz-utils
 TEST_PACKAGES := $(DEMO_PACKAGES) btrfs-progs busybox-static e2fsprogs gcc iptables libc6-dev nftables python3-seccomp xfsprogs
 # Debian suites whose cloud kernels make test-vm runs: 6.1, 6.12 and the newest.
 KERNELS ?= bookworm trixie trixie-backports

@@ -16,8 +16,12 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/rogpeppe/go-internal/testscript"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
@@ -64,7 +68,8 @@ func (w *world) listen(addr string) (l net.Listener, err error) {
 const registryAddr = "127.0.0.1:5000"
 
 // cmdRegistry is "registry [USER PASSWORD]": a registry on port 5000 of the
-// host's loopback that holds team/app:1.0. With a password, it asks for it.
+// host's loopback that holds team/app:1.0 and an artifact of two files,
+// team/files:1.0. With a password, it asks for it.
 func cmdRegistry(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 0 && len(args) != 2 {
 		ts.Fatalf("usage: registry [USER PASSWORD]")
@@ -92,6 +97,15 @@ func cmdRegistry(ts *testscript.TestScript, neg bool, args []string) {
 	})}
 	go server.Serve(l) // ends when the listener is closed
 	ts.Check(remote.Write(ref, img, remote.WithTransport(w.transport())))
+	files := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), "application/vnd.example.files")
+	for _, name := range []string{"motd", "conf/app.conf"} {
+		files, err = mutate.Append(files, mutate.Addendum{
+			Layer:       static.NewLayer([]byte("this is "+name+"\n"), "text/plain"),
+			Annotations: map[string]string{"org.opencontainers.image.title": name},
+		})
+		ts.Check(err)
+	}
+	ts.Check(remote.Write(ref.Context().Registry.Repo("team/files").Tag("1.0"), files, remote.WithTransport(w.transport())))
 	mu.Lock()
 	asked = len(args) == 2
 	mu.Unlock()

@@ -40,6 +40,10 @@ type Request struct {
 	Ref    string // as the manifest names it
 	Policy string // Always, IfNotPresent or Never; empty means IfNotPresent
 
+	// Volume says that the image is to be mounted and not to be run: an OCI artifact
+	// will do.
+	Volume bool
+
 	// DockerConfigs are the contents of the pod's pull secrets (.dockerconfigjson
 	// or .dockercfg), asked for credentials before [Config].AuthFiles.
 	DockerConfigs [][]byte
@@ -92,6 +96,9 @@ func (s *Store) Ensure(ctx context.Context, req Request, now time.Time) (Result,
 		return Result{}, pullFailed(req.Ref, err)
 	}
 	if present != nil && req.Policy != "Always" {
+		if err := present.usable(req); err != nil {
+			return Result{}, err
+		}
 		s.touch(present.ID, now)
 		present.LastUsed = now
 		return present.result(r), nil
@@ -112,11 +119,22 @@ func (s *Store) Ensure(ctx context.Context, req Request, now time.Time) (Result,
 		}
 		return Result{}, pullFailed(req.Ref, err)
 	}
+	if err := img.usable(req); err != nil {
+		return Result{}, err
+	}
 	s.touch(img.ID, now)
 	img.LastUsed = now
 	result := img.result(r)
 	result.Pulled, result.Took, result.Waited = true, took, waited
 	return result, nil
+}
+
+// usable refuses an artifact for a container.
+func (img *Image) usable(req Request) error {
+	if img.Artifact == "" || req.Volume {
+		return nil
+	}
+	return pullFailed(req.Ref, fmt.Errorf("it is no container image but an OCI artifact of type %s; only a volume can be made of it", quoted(img.Artifact)))
 }
 
 func pullFailed(ref string, err error) *EnsureError {

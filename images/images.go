@@ -83,13 +83,14 @@ type Mirror struct {
 
 // Image is one image of the store.
 type Image struct {
-	ID          string         // the config's digest, sha256:<64 hex>
+	ID          string         // the config's digest, sha256:<64 hex>; an artifact's manifest's
 	Manifest    string         // the digest of this platform's manifest
 	Names       []string       // familiar names with tag (busybox:1.36), sorted; may be empty
 	RepoDigests []string       // familiar name@digest for what was pulled, sorted; may be empty
 	Size        int64          // bytes of manifest, config and compressed layers
-	Config      *v1.ConfigFile // the image's configuration; not to be changed
+	Config      *v1.ConfigFile // the image's configuration, an artifact's is empty; not to be changed
 	Layers      []v1.Hash      // chain ids of the unpacked layers, lowest first
+	Artifact    string         // an OCI artifact's type; empty: a container image
 	Loaded      bool           // a name came from an archive: no registry can bring it back
 	Added       time.Time      // when it first came
 	LastUsed    time.Time      // the last Ensure or Rootfs; Added if none

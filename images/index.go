@@ -25,7 +25,7 @@ import (
 // others are ours.
 const (
 	nameAnnotation       = "org.opencontainers.image.ref.name" // complete name with tag
-	configAnnotation     = "podd.image-id"                     // the config's digest
+	configAnnotation     = "podd.image-id"                     // see idOf
 	repoDigestAnnotation = "podd.repo-digest"                  // complete name@digest it was pulled as
 	loadedAnnotation     = "podd.loaded"                       // "true": it came from an archive
 	addedAnnotation      = "podd.added"                        // RFC 3339
@@ -182,12 +182,12 @@ func (s *Store) rescueIndex() error {
 		if err != nil || len(manifest.Layers) == 0 {
 			continue
 		}
-		if _, err := s.readConfig(manifest.Config.Digest); err != nil {
+		if _, err := s.readConfig(manifest.Config.Digest); err != nil && artifactType(manifest) == "" {
 			continue
 		}
 		entries = append(entries, entry{
 			manifest: v1.Descriptor{MediaType: manifest.MediaType, Digest: digest, Size: info.Size()},
-			id:       manifest.Config.Digest.String(),
+			id:       idOf(manifest, digest),
 			added:    info.ModTime(),
 		})
 	}
@@ -219,21 +219,37 @@ func (s *Store) readImage(d v1.Descriptor) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	config, err := s.readConfig(manifest.Config.Digest)
-	if err != nil {
-		return nil, err
-	}
 	img := &Image{
-		ID:       manifest.Config.Digest.String(),
+		ID:       idOf(manifest, d.Digest),
 		Manifest: d.Digest.String(),
-		Config:   config,
 		Size:     d.Size + manifest.Config.Size,
-		Layers:   chainIDs(config.RootFS.DiffIDs),
+		Artifact: artifactType(manifest),
+	}
+	if img.Artifact == "" {
+		if img.Config, err = s.readConfig(manifest.Config.Digest); err != nil {
+			return nil, err
+		}
+		img.Layers = chainIDs(img.Config.RootFS.DiffIDs)
+	} else {
+		parts, err := artifactParts(manifest)
+		if err != nil {
+			return nil, err
+		}
+		img.Config, img.Layers = &v1.ConfigFile{}, chainIDs(diffIDs(parts))
 	}
 	for _, layer := range manifest.Layers {
 		img.Size += layer.Size
 	}
 	return img, nil
+}
+
+// idOf is the digest of an image's configuration; many artifacts have the same
+// empty one, so theirs is the manifest's.
+func idOf(m *v1.Manifest, digest v1.Hash) string {
+	if artifactType(m) != "" {
+		return digest.String()
+	}
+	return m.Config.Digest.String()
 }
 
 func (s *Store) readManifest(digest v1.Hash) (*v1.Manifest, []byte, error) {

@@ -1,12 +1,14 @@
 package images
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -26,7 +28,7 @@ import (
 type layerRecord struct {
 	Number int    `json:"number"` // its directory below layers/
 	Chain  string `json:"chain"`  // its chain id
-	DiffID string `json:"diffID"` // of its tar stream
+	DiffID string `json:"diffID"` // of its tar stream; see [part] for artifacts
 	Bytes  int64  `json:"bytes"`  // of its files
 	// Opaque: its root hides all layers below.
 	Opaque bool `json:"opaque,omitempty"`
@@ -137,9 +139,9 @@ type newLayer struct {
 
 // layerJob is one layer of an image to be made present.
 type layerJob struct {
-	chain, diffID v1.Hash
-	blob          v1.Descriptor
-	ready         <-chan struct{} // closed when the blob is in the store
+	part
+	chain v1.Hash
+	ready <-chan struct{} // closed when the blob is in the store
 }
 
 // unpackMissing unpacks, each as soon as its blob is there and as many at a time
@@ -172,7 +174,7 @@ func (s *Store) unpackMissing(ctx context.Context, w *workplace, jobs []layerJob
 				return ctx.Err()
 			}
 			defer func() { <-turns }()
-			if err := s.unpackOne(ctx, w, layer, job.blob, done); err != nil {
+			if err := s.unpackOne(ctx, w, layer, job.part, done); err != nil {
 				if ctx.Err() != nil {
 					return ctx.Err()
 				}
@@ -209,25 +211,33 @@ func (s *Store) unpackMissing(ctx context.Context, w *workplace, jobs []layerJob
 	return list, nil
 }
 
-func (s *Store) unpackOne(ctx context.Context, w *workplace, layer *newLayer, blob v1.Descriptor, done func(int64)) error {
-	file, err := os.Open(s.blobFile(blob.Digest))
+func (s *Store) unpackOne(ctx context.Context, w *workplace, layer *newLayer, p part, done func(int64)) error {
+	file, err := os.Open(s.blobFile(p.blob.Digest))
 	if err != nil {
 		return err
 	}
 	defer file.Close()
+	if p.artifact { // or only the digest of what is unpacked would tell of damage
+		if got, _, err := v1.SHA256(file); err != nil || got != p.blob.Digest {
+			return cmp.Or(err, errors.New("its content is damaged"))
+		}
+		if _, err := file.Seek(0, io.SeekStart); err != nil {
+			return err
+		}
+	}
 	if err := os.Mkdir(layer.dir, 0o755); err != nil {
 		return err
 	}
 	var reported atomic.Int64
-	layer.result, err = s.unpackLayer(ctx, file, layer.dir, w.lock, func(offset int64) {
-		offset = min(offset, blob.Size)
+	layer.result, err = s.unpackLayer(ctx, file, p.file, layer.dir, w.lock, func(offset int64) {
+		offset = min(offset, p.blob.Size)
 		done(offset - reported.Swap(offset))
 	})
 	if err != nil {
 		return err
 	}
-	done(blob.Size - reported.Load())
-	if layer.result.DiffID != layer.diffID {
+	done(p.blob.Size - reported.Load())
+	if !p.artifact && layer.result.DiffID != layer.diffID {
 		return fmt.Errorf("its content has digest %s, the image's configuration says %s", layer.result.DiffID, layer.diffID)
 	}
 	return nil

@@ -273,14 +273,11 @@ func (s *Store) keepOnce(ctx context.Context, src source, manifest *v1.Manifest,
 	if err := s.fetchBlob(ctx, manifest.Config, src.open(manifest.Config), func(int64, bool) {}); err != nil {
 		return nil, fmt.Errorf("cannot get the image's configuration: %w", err)
 	}
-	config, err := s.readConfig(manifest.Config.Digest)
+	config, parts, err := s.describe(manifest)
 	if err != nil && s.dropDamaged(manifest.Config.Digest) {
 		return nil, errVanished
 	}
 	if err != nil {
-		return nil, &permanentError{err}
-	}
-	if err := checkImage(manifest, config); err != nil {
 		return nil, &permanentError{err}
 	}
 
@@ -298,10 +295,13 @@ func (s *Store) keepOnce(ctx context.Context, src source, manifest *v1.Manifest,
 	defer work.close()
 	group, groupCtx := errgroup.WithContext(ctx)
 	turns := make(chan struct{}, parallelFetches)
-	jobs := make([]layerJob, len(manifest.Layers))
+	chain := chainIDs(diffIDs(parts))
+	jobs := make([]layerJob, 0, len(parts))
 	for i, layer := range manifest.Layers {
 		ready := make(chan struct{})
-		jobs[i] = layerJob{chainIDs(config.RootFS.DiffIDs)[i], config.RootFS.DiffIDs[i], layer, ready}
+		if n := len(jobs); n < len(parts) && parts[n].layer == i {
+			jobs = append(jobs, layerJob{parts[n], chain[n], ready})
+		}
 		group.Go(func() error {
 			select {
 			case turns <- struct{}{}:
@@ -330,14 +330,32 @@ func (s *Store) keepOnce(ctx context.Context, src source, manifest *v1.Manifest,
 	if err != nil {
 		return nil, err
 	}
-	return s.commit(manifest, layers, name(entry{
-		manifest: v1.Descriptor{
-			MediaType: src.manifest.mediaType, Digest: digest, Size: int64(len(src.manifest.data)),
-			Platform: &v1.Platform{OS: config.OS, Architecture: config.Architecture, Variant: config.Variant},
-		},
-		id:    manifest.Config.Digest.String(),
-		added: time.Now(),
-	}))
+	d := v1.Descriptor{MediaType: src.manifest.mediaType, Digest: digest, Size: int64(len(src.manifest.data))}
+	if config != nil {
+		d.Platform = &v1.Platform{OS: config.OS, Architecture: config.Architecture, Variant: config.Variant}
+	}
+	return s.commit(manifest, layers, name(entry{manifest: d, id: idOf(manifest, digest), added: time.Now()}))
+}
+
+// describe says what an image or an artifact, whose configuration is in the store,
+// is made of. An artifact has no configuration to run by. What cannot be used here
+// is an error.
+func (s *Store) describe(manifest *v1.Manifest) (*v1.ConfigFile, []part, error) {
+	if artifactType(manifest) != "" {
+		parts, err := artifactParts(manifest)
+		if err != nil {
+			return nil, nil, err
+		}
+		return nil, parts, checkArtifact(parts)
+	}
+	config, err := s.readConfig(manifest.Config.Digest)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := checkImage(manifest, config); err != nil {
+		return nil, nil, err
+	}
+	return config, imageParts(manifest, config), nil
 }
 
 // commit makes an image that is complete on disk visible.

@@ -198,9 +198,10 @@ func decompress(r io.Reader) (io.ReadCloser, error) {
 }
 
 // unpackLayer unpacks the layer's file into the empty directory dir, in a
-// process of its own. lock is handed to it. progress is told how many bytes of
+// process of its own. With name the file is not a tar stream, but one file of the
+// layer. lock is handed to it. progress is told how many bytes of
 // the file are done.
-func (s *Store) unpackLayer(ctx context.Context, file *os.File, dir string, lock *os.File, progress func(done int64)) (unpacked, error) {
+func (s *Store) unpackLayer(ctx context.Context, file *os.File, name, dir string, lock *os.File, progress func(done int64)) (unpacked, error) {
 	mount, err := layerMount(dir)
 	if err != nil {
 		return unpacked{}, fmt.Errorf("cannot unpack into %s: %w", dir, err)
@@ -212,13 +213,20 @@ func (s *Store) unpackLayer(ctx context.Context, file *os.File, dir string, lock
 	}
 	defer ours.Close()
 	defer alive.Close()
+	stream := file
+	if name != "" {
+		if stream, err = asTar(file, name); err != nil {
+			return unpacked{}, err
+		}
+		defer stream.Close()
+	}
 
 	args := append(s.config.UnpackCommand[1:len(s.config.UnpackCommand):len(s.config.UnpackCommand)],
 		strconv.FormatInt(s.config.MaxLayerBytes, 10), strconv.FormatInt(s.config.MaxLayerFiles, 10))
 	cmd := exec.CommandContext(ctx, s.config.UnpackCommand[0], args...)
 	cmd.Env = []string{"GOTRACEBACK=none"}
 	cmd.Dir = "/"
-	cmd.Stdin = file
+	cmd.Stdin = stream
 	var stdout, stderr limitedBuffer
 	stdout.limit, stderr.limit = 256<<20, 4<<10
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
@@ -228,6 +236,9 @@ func (s *Store) unpackLayer(ctx context.Context, file *os.File, dir string, lock
 	}
 	if err := cmd.Start(); err != nil {
 		return unpacked{}, fmt.Errorf("cannot start the unpacking process: %w", err)
+	}
+	if stream != file {
+		stream.Close() // the unpacker alone reads it
 	}
 	stop := watchOffset(file, progress)
 	err = cmd.Wait()

@@ -45,7 +45,7 @@ func unpackHere(t *testing.T, s *Store, file []byte) (string, unpacked, error) {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	result, err := s.unpackLayer(t.Context(), f, dir, work.lock, func(int64) {})
+	result, err := s.unpackLayer(t.Context(), f, "", dir, work.lock, func(int64) {})
 	return dir, result, err
 }
 
@@ -465,7 +465,7 @@ func TestUnpackerSeesNothingOfTheHost(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() {
-		_, err := s.unpackLayer(ctx, r, dir, work.lock, func(int64) {})
+		_, err := s.unpackLayer(ctx, r, "", dir, work.lock, func(int64) {})
 		ended <- err
 	}()
 	if _, err := w.Write(testimage.Tar(t, testimage.File("first", 0, "x"))[:1024]); err != nil {

@@ -603,6 +603,10 @@ func (m *Manager) Dial(ctx context.Context, key Key, port uint16) (net.Conn, err
 	return c, nil
 }
 
+// viewPatience is how long who wants to reach into a pod waits for an agent that was
+// just started to have looked at it.
+const viewPatience = 10 * time.Second
+
 // view asks a pod's worker what it knows of its containers.
 func (m *Manager) view(ctx context.Context, key Key) (execView, error) {
 	w, err := m.worker(ctx, key)
@@ -613,7 +617,16 @@ func (m *Manager) view(ctx context.Context, key Key) (execView, error) {
 	if !m.order(w, order{target: views}) {
 		return execView{}, ErrNotFound
 	}
-	return <-views, nil
+	select {
+	case v := <-views:
+		return v, nil
+	case <-w.done:
+		return execView{}, ErrNotFound
+	case <-ctx.Done():
+		return execView{}, ctx.Err()
+	case <-time.After(viewPatience):
+		return execView{}, fmt.Errorf("the agent was just started and has not seen the pod within %v", viewPatience)
+	}
 }
 
 // running finds the running attempt of a container, of the default one without a

@@ -183,6 +183,39 @@ func TestDialReachesThePod(t *testing.T) {
 	})
 }
 
+// Right after an agent's start nobody has looked at the kernel yet: who wants to reach
+// into a pod waits for that, but not for ever.
+func TestExecWaitsForAnAgentThatWasJustStarted(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.kernel.Hold("inspect")
+		w.killAgent(false)
+		w.startAgent()
+		exec := func() error {
+			_, err := w.manager.Exec(w.t.Context(), web, pod.ExecRequest{Command: []string{"hi"}})
+			return err
+		}
+		began := time.Now()
+		if err := exec(); err == nil || !strings.Contains(err.Error(), "has not seen the pod within 10s") || time.Since(began) != 10*time.Second {
+			t.Errorf("while the pod cannot be seen: %v after %v", err, time.Since(began))
+		}
+		answer := make(chan error, 1)
+		go func() { answer <- exec() }()
+		synctest.Wait()
+		select {
+		case err := <-answer:
+			t.Errorf("before the pod was seen: %v", err)
+		default:
+		}
+		w.kernel.Unhold("inspect")
+		if err := w.kernel.Release("inspect"); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-answer; err != nil {
+			t.Errorf("once the pod was seen: %v", err)
+		}
+	})
+}
+
 func TestDownReturnsWithItsContext(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.kernel.Deafen("app")

@@ -53,7 +53,8 @@ type worker struct {
 	callOff     context.CancelFunc
 	watched     string // the sandbox watched
 	stopWatch   context.CancelFunc
-	awaited     string // what the pod waits for and the runtime looks out for
+	asked       []chan<- execView // waiting until the kernel was looked at
+	awaited     string            // what the pod waits for and the runtime looks out for
 	stopAwait   context.CancelFunc
 	noted       *Record // last
 	saves       chan Record
@@ -155,6 +156,7 @@ func (w *worker) run(ctx context.Context) {
 func (w *worker) loop(ctx context.Context) (done bool) {
 	for {
 		plan := w.act(ctx)
+		w.answer()
 		w.watch(ctx)
 		w.await()
 		w.publish()
@@ -184,6 +186,18 @@ func (w *worker) loop(ctx context.Context) (done bool) {
 			}
 		}
 	}
+}
+
+// answer tells who asked what is known, once the kernel was looked at: before that,
+// no container can be reached.
+func (w *worker) answer() {
+	if !w.observed.Inspected {
+		return
+	}
+	for _, asked := range w.asked {
+		asked <- execView{target: w.target(), containers: w.observed.Containers}
+	}
+	w.asked = nil
 }
 
 // act begins what Decide asks for until it asks for nothing more.
@@ -447,7 +461,7 @@ func (w *worker) obey(o order) {
 	case o.ask != nil:
 		o.ask(w)
 	case o.target != nil:
-		o.target <- execView{target: w.target(), containers: w.observed.Containers}
+		w.asked = append(w.asked, o.target)
 	case o.tell != nil:
 		o.tell <- w.record()
 	default:

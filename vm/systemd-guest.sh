@@ -17,10 +17,9 @@ fail() {
 }
 # eventually SECONDS WHAT COMMAND...
 eventually() {
-  local limit=$1 what=$2 i
+  local limit=$1 what=$2 end=$((SECONDS + 10 * $1)) # the limit is of a machine that has nothing else to do
   shift 2
-  # Seconds of a machine that has nothing else to do.
-  for ((i = 0; i < limit * 15; i++)); do
+  while [ $SECONDS -lt $end ]; do
     if "$@" >/dev/null 2>&1; then return 0; fi
     sleep 0.2
   done

@@ -15,7 +15,7 @@ shift
 machines=("$@")
 [ ${#machines[@]} -gt 0 ] || machines=({bookworm,trixie}-{container,vm})
 mirror=${PODD_DEBIAN_MIRROR:-http://deb.debian.org/debian}
-deb=$(ls bin/podd_*_amd64.deb | tail -1)
+deb=$(ls -t bin/podd_*_amd64.deb | head -1)
 
 # An image of busybox with every applet as a link.
 image=$cache/image

@@ -31,7 +31,8 @@ packages='
 1 volumes 600
 2 images 1200 -test.short
 1 pod/native 600
-2 e2e 1500 -test.short -test.run=TestScripts|TestDirectories|TestHostWith|TestTooFew|TestMountsOn|TestAgentIn|TestTimedOut
+1 e2e 1800 -test.short -test.run=TestScripts/^[a-i]|TestDirectories|TestHostWith|TestTooFew|TestMountsOn|TestAgentIn|TestTimedOut
+2 e2e 1800 -test.short -test.run=TestScripts/^[j-z]
 '
 if [ "$arch" = arm64 ]; then
   packages='
@@ -60,7 +61,10 @@ while read -r machine pkg limit flags; do
   [ -n "$pkg" ] || continue
   [ -z "$only" ] || [ "$only" = "$pkg" ] || continue
   [ -z "$only" ] || machine=1
-  [ -z "$run" ] || flags="-test.run=$run"
+  if [ -n "$run" ]; then # once, however the package is divided
+    flags="-test.run=$run"
+    ! grep -qs "^$pkg " "$tests/list.1" || continue
+  fi
   echo "$pkg $limit $flags" >>"$tests/list.$machine"
   dir=$tests/src/$pkg
   [ ! -e "$dir/package.test" ] || continue

@@ -62,6 +62,8 @@ type Keeper struct {
 var (
 	podResource            = schema.GroupResource{Resource: "pods"}
 	nodeResource           = schema.GroupResource{Resource: "nodes"}
+	claimResource          = schema.GroupResource{Resource: "persistentvolumeclaims"}
+	volumeResource         = schema.GroupResource{Resource: "persistentvolumes"}
 	eventResource          = schema.GroupResource{Resource: "events"}
 	serviceAccountResource = schema.GroupResource{Resource: "serviceaccounts"}
 	runtimeClassResource   = schema.GroupResource{Group: "node.k8s.io", Resource: "runtimeclasses"}

@@ -2,6 +2,8 @@ package declared
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -10,6 +12,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"podd/api/objects"
+	"podd/api/podlogs"
+	"podd/logs"
 )
 
 func (w *world) remove(key objects.Key, options *metav1.DeleteOptions) error {
@@ -375,4 +379,67 @@ func TestAdmissionOfAPod(t *testing.T) {
 	if r := w.do("POST", podsPath, claimed); r.code != 201 || len(r.warnings) != 1 || DeclaredIn(w.pod("claimed")) != "" {
 		t.Errorf("a client declared a pod to be a file's: %d %q", r.code, r.warnings)
 	}
+}
+
+func TestClaimsAreBoundWhoeverMadeThem(t *testing.T) {
+	w := newWorld(t)
+	const claimsPath = "/api/v1/namespaces/default/persistentvolumeclaims"
+	claim := func(name string) string {
+		return "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: " + name + "}\nspec:\n  accessModes: [ReadWriteOnce]\n  resources: {requests: {storage: 1Gi}}\n"
+	}
+	if r := w.do("POST", claimsPath, claim("api")); r.code != 201 {
+		t.Fatalf("%s", r.body)
+	}
+	w.file("claim.yaml", claim("file"))
+	for _, name := range []string{"api", "file"} {
+		w.as(w.do("POST", podsPath, plainPod("uses-"+name, "  volumes: [{name: data, persistentVolumeClaim: {claimName: "+name+"}}]")), 201)
+		var c v1.PersistentVolumeClaim
+		w.until(name+" is bound", func() bool {
+			c = v1.PersistentVolumeClaim{}
+			r := w.do("GET", claimsPath+"/"+name, nil)
+			return r.code == 200 && jsonInto(r.body, &c) == nil && c.Status.Phase == v1.ClaimBound
+		})
+		if in := DeclaredIn(&c); c.UID == "" || (in != "") != (name == "file") {
+			t.Errorf("shown as %+v", c.ObjectMeta)
+		}
+		volume := "/api/v1/persistentvolumes/" + c.Spec.VolumeName
+		w.until("its volume is shown", func() bool { return w.do("GET", volume, nil).code == 200 })
+		w.refused(w.do("DELETE", volume, nil), 403, "it is declared in claim default/"+name)
+	}
+	w.do("DELETE", podsPath+"/uses-api?gracePeriodSeconds=0", nil)
+	if r := w.do("DELETE", claimsPath+"/api", nil); r.code != 200 {
+		t.Errorf("%d %s", r.code, r.body)
+	}
+	w.until("the claim is gone", func() bool { return w.do("GET", claimsPath+"/api", nil).code == 404 })
+	w.refused(w.do("DELETE", claimsPath+"/file", nil), 403, "and can only be deleted there")
+}
+
+func TestLogsOfAPod(t *testing.T) {
+	w := newWorld(t)
+	w.kernel.Lives("done", 0, 0)
+	two := strings.Replace(plainPod("web", "  restartPolicy: Never"), `containers: [`, `containers: [{name: done, image: "done:1"}, `, 1)
+	w.as(w.do("POST", podsPath, two), 201)
+	w.until("it runs", func() bool {
+		p := w.pod("web")
+		return isRunning(p, "app") && !isRunning(p, "done")
+	})
+	p := w.pod("web")
+	dir := logs.Dir(w.logs(), "default", "web", string(p.UID), "app")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "0.log"), []byte("2026-01-02T03:04:05Z stdout F one\n2026-01-02T03:04:06Z stderr F two\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if r := w.do("GET", podsPath+"/web/log?container=app&tailLines=1", nil); r.code != 200 || string(r.body) != "two\n" {
+		t.Errorf("log: %d %q", r.code, r.body)
+	}
+	w.refused(w.do("GET", podsPath+"/web/log", nil), 400, "a container name must be specified for pod web, choose one of: [done app]")
+	w.refused(w.do("GET", podsPath+"/web/log?container=app&previous=true", nil), 400, `previous terminated container \"app\" in pod \"web\" not found`)
+	w.refused(w.do("GET", podsPath+"/web/log?container=app&tailLines=x", nil), 400, "tailLines")
+}
+
+func isRunning(p *v1.Pod, container string) bool {
+	status := podlogs.StatusOf(p, container)
+	return status != nil && status.State.Running != nil
 }

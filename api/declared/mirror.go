@@ -3,6 +3,7 @@ package declared
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -17,6 +18,7 @@ import (
 
 	"podd/api/objects"
 	"podd/pod"
+	"podd/pod/claims"
 )
 
 // mirror is what waits to be shown in the store.
@@ -25,7 +27,9 @@ type mirror struct {
 
 	mu      sync.Mutex
 	ended   []ended
-	sources []pod.Source // the newest; nil: nothing new
+	sources []pod.Source
+	bound   claims.Bound
+	changed bool // sources or bound were told anew
 	events  map[string]*v1.Event
 	forced  map[types.UID]bool // deleted at once, and not off the board yet
 }
@@ -68,10 +72,14 @@ func (k *Keeper) Ended(key pod.Key, uid types.UID) {
 // Sources takes in which ConfigMaps, Secrets and claims files declare, all of them. It
 // returns at once.
 func (k *Keeper) Sources(all []pod.Source) {
-	if all == nil {
-		all = []pod.Source{}
-	}
-	k.mirror.tell(func() { k.mirror.sources = all })
+	k.mirror.tell(func() { k.mirror.sources, k.mirror.changed = all, true })
+}
+
+// Bound takes in what became of claims and volumes, and hands it on: see
+// [manifest.Config]. It returns at once.
+func (k *Keeper) Bound(b claims.Bound) claims.Bound {
+	k.mirror.tell(func() { k.mirror.bound, k.mirror.changed = b, true })
+	return b
 }
 
 // Event takes in an event as it is now; see [pod.EventStore]. It returns at once.
@@ -270,8 +278,8 @@ func (k *Keeper) update(key objects.Key, f func(objects.Object) (objects.Object,
 func (k *Keeper) showWaiting() {
 	m := &k.mirror
 	m.mu.Lock()
-	gone, sources, events := m.ended, m.sources, m.events
-	m.ended, m.sources, m.events = nil, nil, map[string]*v1.Event{}
+	gone, sources, bound, events, changed := m.ended, m.sources, m.bound, m.events, m.changed
+	m.ended, m.changed, m.events = nil, false, map[string]*v1.Event{}
 	m.mu.Unlock()
 	if len(gone) > 0 {
 		// Its last state comes first.
@@ -280,8 +288,8 @@ func (k *Keeper) showWaiting() {
 	for _, e := range gone {
 		k.finish(e)
 	}
-	if sources != nil {
-		k.showSources(sources)
+	if changed {
+		k.showSources(sources, bound)
 	}
 	for _, name := range slices.Sorted(maps.Keys(events)) {
 		k.showEvent(events[name])
@@ -307,29 +315,46 @@ func (k *Keeper) finish(e ended) {
 
 // sourceResources are the resources of what files declare beside pods.
 var sourceResources = map[string]schema.GroupResource{
-	"ConfigMap":             {Resource: "configmaps"},
-	"Secret":                {Resource: "secrets"},
-	"PersistentVolumeClaim": {Resource: "persistentvolumeclaims"},
-	"PersistentVolume":      {Resource: "persistentvolumes"},
+	pod.KindConfigMap: {Resource: "configmaps"},
+	pod.KindSecret:    {Resource: "secrets"},
+	pod.KindClaim:     claimResource,
+	pod.KindVolume:    volumeResource,
 }
 
-// showSources brings what files declare beside pods into the store. all is complete.
-func (k *Keeper) showSources(all []pod.Source) {
-	declared := map[objects.Key]bool{}
-	for _, s := range all {
-		o := objectOf(s)
-		if o == nil || s.Origin.API {
-			continue
+// showSources brings what files declare beside pods into the store, and what became of
+// claims and volumes, whoever made them.
+func (k *Keeper) showSources(sources []pod.Source, bound claims.Bound) {
+	declared := map[objects.Key]string{} // where
+	shown := map[objects.Key]objects.Object{}
+	for _, s := range sources {
+		if o, is := objectOf(s); is && !s.Origin.API {
+			key := objects.Key{Resource: sourceResources[s.ID().Kind], Namespace: o.GetNamespace(), Name: o.GetName()}
+			declared[key], shown[key] = s.Origin.String(), o
 		}
-		key := objects.Key{Resource: sourceResources[s.ID().Kind], Namespace: o.GetNamespace(), Name: o.GetName()}
-		declared[key] = true
-		k.update(key, func(old objects.Object) (objects.Object, error) { return mirrored(s, o, old), nil })
+	}
+	for _, c := range bound.Claims() {
+		shown[objects.Key{Resource: claimResource, Namespace: c.Namespace, Name: c.Name}] = c
+	}
+	for _, v := range bound.Volumes() {
+		key := objects.Key{Resource: volumeResource, Name: v.Name}
+		shown[key] = v
+		if r := v.Spec.ClaimRef; r != nil && declared[key] == "" && v.Annotations[claims.ProvisionedBy] == claims.Provisioner {
+			declared[key] = fmt.Sprintf("claim %s/%s", r.Namespace, r.Name) // nobody wrote it
+		}
+	}
+	for key, o := range shown {
+		k.update(key, func(old objects.Object) (objects.Object, error) {
+			if declared[key] == "" {
+				return withBinding(old, o), nil
+			}
+			return mirrored(declared[key], o, old), nil
+		})
 	}
 	for _, resource := range sourceResources {
 		stored, _ := k.Store.List(resource, "")
 		for _, o := range stored {
 			key := objects.Key{Resource: resource, Namespace: o.GetNamespace(), Name: o.GetName()}
-			if DeclaredIn(o) == "" || declared[key] {
+			if DeclaredIn(o) == "" || declared[key] != "" {
 				continue
 			}
 			k.update(key, func(old objects.Object) (objects.Object, error) {
@@ -342,27 +367,42 @@ func (k *Keeper) showSources(all []pod.Source) {
 	}
 }
 
-// objectOf is a source as the store holds it; nil: one that it does not hold.
-func objectOf(s pod.Source) objects.Object {
-	switch {
-	case s.ConfigMap != nil:
-		return s.ConfigMap
-	case s.Secret != nil:
-		return s.Secret
+// objectOf is a source as the store holds it.
+func objectOf(s pod.Source) (objects.Object, bool) {
+	_, o := s.Object()
+	object, is := o.(objects.Object)
+	return object, is
+}
+
+// withBinding is a claim or a volume that the API made with what became of it.
+func withBinding(old, o objects.Object) objects.Object {
+	switch o := o.(type) {
+	case *v1.PersistentVolumeClaim:
+		if was, is := old.(*v1.PersistentVolumeClaim); is && DeclaredIn(was) == "" {
+			c := was.DeepCopy()
+			c.Status, c.Spec.VolumeName, c.Spec.StorageClassName = o.Status, o.Spec.VolumeName, o.Spec.StorageClassName
+			return c
+		}
+	case *v1.PersistentVolume:
+		if was, is := old.(*v1.PersistentVolume); is && DeclaredIn(was) == "" {
+			v := was.DeepCopy()
+			v.Status, v.Spec.ClaimRef = o.Status, o.Spec.ClaimRef
+			return v
+		}
 	}
-	return nil
+	return old // it was removed a moment ago
 }
 
 // mirrored is an object of a file's as the store shows it: what is there keeps its UID
 // and its time as long as a file declares it.
-func mirrored(s pod.Source, o, old objects.Object) objects.Object {
+func mirrored(where string, o, old objects.Object) objects.Object {
 	is := o.DeepCopyObject().(objects.Object)
 	is.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
 	annotations := maps.Clone(is.GetAnnotations())
 	if annotations == nil {
 		annotations = map[string]string{}
 	}
-	annotations[pod.DeclaredIn] = s.Origin.String()
+	annotations[pod.DeclaredIn] = where
 	is.SetAnnotations(annotations)
 	if DeclaredIn(old) != "" {
 		is.SetUID(old.GetUID())

@@ -23,6 +23,7 @@ import (
 	"podd/api/podlogs"
 	"podd/api/rest"
 	"podd/pod"
+	"podd/pod/claims"
 	"podd/pod/manifest"
 	"podd/pod/runtimetest"
 )
@@ -67,11 +68,11 @@ func (w *world) startAgent() {
 	files := OpenFiles(w.objects, nil)
 	config := Config{Files: files, Store: w.store, Board: w.board, Node: "node", Logger: logr.Discard()}
 	w.keeper = New(ctx, config)
-	kinds = append(kinds, w.keeper.Kind(podlogs.Config{Board: w.board, Dir: w.objects + "/../logs"}, w.remove))
-	w.keeper.Files.kinds = Kept(kinds)
 	events := &pod.EventStore{Tell: w.keeper.Event}
 	manager := pod.NewManager(pod.Config{Runtime: w.kernel, Store: w.records, Board: w.board, NodeName: "node",
 		HostIPs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, Ended: w.keeper.Ended, Events: events.Record})
+	kinds = append(kinds, w.keeper.Kind(podlogs.Config{Board: w.board, Dir: w.logs()}, w.remove))
+	w.keeper.Files.kinds = Kept(kinds)
 	records, err := w.records.List()
 	if err != nil {
 		w.Fatal(err)
@@ -80,7 +81,14 @@ func (w *world) startAgent() {
 	for _, r := range records {
 		loaded = append(loaded, r.Desired())
 	}
-	watcher := manifest.New(manifest.Config{Dir: w.manifests, Objects: w.objects, Loaded: loaded, Keep: w.keeper.Sources, Logger: logr.Discard()})
+	var kept []claims.Binding
+	bind := func(in claims.Input) claims.Bound {
+		in.Kept, in.Node, in.Dir, in.Now = kept, claims.Node{Name: "node", Labels: map[string]string{v1.LabelHostname: "node"}}, w.objects+"/../claims", time.Now()
+		bound := claims.Bind(in)
+		kept = bound.Bindings
+		return w.keeper.Bound(bound)
+	}
+	watcher := manifest.New(manifest.Config{Dir: w.manifests, Objects: w.objects, Loaded: loaded, Keep: w.keeper.Sources, Bind: bind, Logger: logr.Discard()})
 	w.keeper.Loader, w.keeper.Runner = watcher, manager
 	w.server = rest.New(rest.Config{Store: w.store, Kinds: kinds, Log: logr.Discard(), Persist: w.keeper.Persist, Admit: w.keeper.AdmitRequest})
 
@@ -109,6 +117,9 @@ func (w *world) startAgent() {
 		return w.do("GET", "/api/v1/namespaces/default", nil).code == 200
 	})
 }
+
+// logs is the directory of pods' logs.
+func (w *world) logs() string { return filepath.Join(w.objects, "..", "logs") }
 
 // killAgent ends the agent as SIGKILL does.
 func (w *world) killAgent() {

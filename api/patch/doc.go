@@ -4,7 +4,7 @@
 //
 // It knows neither HTTP nor the store. What a client can choose is bounded: a
 // patch is nested no deeper than an object can be, and merging lists costs no
-// more than [maxMerge].
+// more than maxMerge comparisons.
 //
 // Read first: [Apply], [Validated] and [Fields].
 package patch

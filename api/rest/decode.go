@@ -25,20 +25,31 @@ const (
 	bodyWait = 30 * time.Second
 )
 
-// readBody returns a request's body; the client has bodyWait to send it.
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	control := http.NewResponseController(w)
-	if control.SetReadDeadline(time.Now().Add(bodyWait)) == nil {
-		defer func() { _ = control.SetReadDeadline(time.Time{}) }()
+// limitBody gives the client bodyWait to send the body, however the request
+// goes on: who is refused sends the rest to nobody, and that must end too. Once
+// the body was read, or belongs to a handler, nothing limits it.
+func limitBody(w http.ResponseWriter, r *http.Request) {
+	if r.ContentLength != 0 {
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyWait)) // a test's writer has none
 	}
+}
+
+func unlimitBody(w http.ResponseWriter) {
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
+}
+
+// readBody returns a request's body.
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
 		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", maxBody))
 	case err != nil:
+		w.Header().Set("Connection", "close")
 		return nil, apierrors.NewBadRequest("cannot read the body: " + err.Error())
 	}
+	unlimitBody(w)
 	return data, nil
 }
 

@@ -66,7 +66,7 @@ func namespaceKind() Kind {
 		Sub: map[string]*Subresource{
 			"finalize": {Merge: func(o, old objects.Object) (objects.Object, error) {
 				merged := old.DeepCopyObject().(*v1.Namespace)
-				merged.Spec.Finalizers = o.(*v1.Namespace).Spec.Finalizers
+				merged.ObjectMeta, merged.Spec.Finalizers = *metaOf(o), o.(*v1.Namespace).Spec.Finalizers
 				return merged, nil
 			}},
 		},

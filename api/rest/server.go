@@ -13,7 +13,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/go-logr/logr"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -53,10 +52,6 @@ type Config struct {
 
 	// Other serves paths that name no resource. nil: 404.
 	Other http.Handler
-
-	// Table returns the columns of a kind and the cells of one object. nil: the
-	// name and the age.
-	Table func(gk schema.GroupKind) ([]metav1.TableColumnDefinition, func(o runtime.Object, now time.Time) []any)
 }
 
 // Server is the generic part of the API: an http.Handler over a store.
@@ -85,9 +80,6 @@ func New(config Config) *Server {
 			host, _, _ := net.SplitHostPort(r.RemoteAddr)
 			return "address " + host
 		}
-	}
-	if s.Table == nil {
-		s.Table = nameAndAge
 	}
 	for i := range s.Kinds {
 		k := &s.Kinds[i]
@@ -143,6 +135,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c.fail(errNoResource())
 		return
 	}
+	limitBody(w, r)
 	if err := c.serve(); err != nil {
 		c.fail(err)
 	}
@@ -301,6 +294,7 @@ func (c *call) handOver() error {
 		return err
 	}
 	c.begun = true
+	unlimitBody(c.w)
 	c.sub.Handler(c.w, c.r.WithContext(c.ctx), o)
 	return nil
 }
@@ -345,12 +339,12 @@ func (c *call) respond(code int, o runtime.Object) error {
 	switch {
 	case !isObject:
 	case c.form.as == "Table":
-		table, err := c.table([]objects.Object{object}, listMeta{}, true)
+		t, err := c.table([]objects.Object{object}, listMeta{}, true)
 		if err != nil {
 			return err
 		}
-		table.ResourceVersion = object.GetResourceVersion()
-		o = table
+		t.ResourceVersion = object.GetResourceVersion()
+		o = t
 	case c.form.as != "":
 		o = partial(object, c.form.version)
 	}
@@ -397,8 +391,8 @@ func (c *call) send(code int, encode func(*answer) error) error {
 
 // fail answers with an error as a Status.
 func (c *call) fail(err error) {
-	if c.ctx.Err() != nil || c.begun {
-		return // nobody listens, or it is too late to say something else
+	if c.begun || errors.Is(err, context.Canceled) {
+		return // it is too late to say something else, or nobody listens
 	}
 	status := c.status(err)
 	if d := status.Details; d != nil && d.RetryAfterSeconds > 0 {

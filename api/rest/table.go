@@ -3,20 +3,18 @@ package rest
 import (
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/util/duration"
-
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"podd/api/objects"
+	"podd/api/table"
 )
 
 // table returns objects as rows. Each row has as much of its object as the
 // argument includeObject asks for. columns is false from the second event of a
 // watch on: the client has them.
 func (c *call) table(list []objects.Object, meta listMeta, columns bool) (*metav1.Table, error) {
-	definitions, cells := c.s.Table(c.kind.GroupVersionKind().GroupKind())
+	definitions, cells := table.For(c.kind.GroupVersionKind().GroupKind())
 	t := &metav1.Table{
 		TypeMeta: metav1.TypeMeta{APIVersion: metav1.GroupName + "/" + c.form.version, Kind: "Table"},
 		ListMeta: meta.meta(),
@@ -41,15 +39,4 @@ func (c *call) table(list []objects.Object, meta listMeta, columns bool) (*metav
 		t.Rows = append(t.Rows, row)
 	}
 	return t, nil
-}
-
-// nameAndAge are the columns of a kind that has none of its own.
-func nameAndAge(schema.GroupKind) ([]metav1.TableColumnDefinition, func(runtime.Object, time.Time) []any) {
-	return []metav1.TableColumnDefinition{
-			{Name: "Name", Type: "string", Format: "name", Description: "Name must be unique within a namespace."},
-			{Name: "Age", Type: "string", Description: "Time since the object was created."},
-		}, func(o runtime.Object, now time.Time) []any {
-			m := o.(objects.Object)
-			return []any{m.GetName(), duration.HumanDuration(now.Sub(m.GetCreationTimestamp().Time))}
-		}
 }

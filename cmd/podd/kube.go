@@ -29,7 +29,6 @@ import (
 	"podd/api/objects"
 	"podd/api/podlogs"
 	"podd/api/rest"
-	"podd/api/table"
 	"podd/pod/native"
 )
 
@@ -77,7 +76,7 @@ func (a *agent) newKube(ctx context.Context) (*kube, error) {
 	declared.Connect(&pods, a.manager)
 	kinds = append(kinds, pods)
 	k.server = rest.New(rest.Config{
-		Store: k.store, Kinds: kinds, Log: log, Other: a.otherPaths(kinds), Table: table.For,
+		Store: k.store, Kinds: kinds, Log: log, Other: a.otherPaths(kinds),
 		Admit: k.keeper.AdmitRequest, Persist: k.keeper.Persist,
 		Allowed: func(ctx context.Context, q rest.Request) error {
 			return auth.Allowed(ctx, auth.Attributes{

@@ -73,7 +73,7 @@ func pullSecrets(t pod.Target, report func(pod.Fact)) [][]byte {
 // the pod.
 func (r *Runtime) ensureVolumeImage(ctx context.Context, v v1.Volume, secrets [][]byte, report func(pod.Fact)) error {
 	res, err := r.Images.Ensure(ctx, images.Request{
-		Ref: v.Image.Reference, Policy: string(v.Image.PullPolicy), DockerConfigs: secrets,
+		Ref: v.Image.Reference, Policy: string(v.Image.PullPolicy), Volume: true, DockerConfigs: secrets,
 		Pulling: func() {
 			report(pod.Noted{At: now(), Reason: "Pulling", Message: fmt.Sprintf("Pulling image %q", v.Image.Reference)})
 		},

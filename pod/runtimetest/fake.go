@@ -94,7 +94,7 @@ func NewFake() *Fake {
 	}
 }
 
-// Hold makes actions of a kind wait for [Fake.Release]. A kind is sandbox,
+// Hold makes actions of a kind wait for [Fake.Release]. A kind is inspect, sandbox,
 // volumes, image, start, postStart, preStop, destroy or remove; those about a
 // container may be held for one, "image app", and images can fail by name:
 // "image busybox".
@@ -388,7 +388,10 @@ func (p *fakePod) endSandbox(code int) {
 }
 
 // Inspect implements [pod.Runtime].
-func (f *Fake) Inspect(_ context.Context, t pod.Target) (pod.Inspected, error) {
+func (f *Fake) Inspect(ctx context.Context, t pod.Target) (pod.Inspected, error) {
+	if !f.wait(ctx, "inspect", "") {
+		return pod.Inspected{}, ctx.Err()
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if fail, fails := f.failing["inspect"]; fails {
@@ -598,8 +601,11 @@ func (f *Fake) wait(ctx context.Context, kind, container string) bool {
 		f.mu.Unlock()
 		return true
 	}
-	c := make(chan struct{})
-	f.waiting[name] = c
+	c := f.waiting[name]
+	if c == nil {
+		c = make(chan struct{})
+		f.waiting[name] = c
+	}
 	over := ctx.Done()
 	if hangs {
 		over = nil

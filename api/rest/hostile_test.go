@@ -1,0 +1,275 @@
+package rest
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+
+	"podd/api/objects"
+)
+
+func TestWatchesAreCounted(t *testing.T) {
+	s := newServer(t, func(c *Config) {
+		c.MaxWatches, c.MaxWatchesPerClient = 3, 2
+		c.Client = func(r *http.Request) string { return "user " + r.Header.Get("User") }
+	})
+	url := listen(t, s)
+	path := configMapsPath + "?watch=1&resourceVersion=0"
+	refused := func(user string) {
+		t.Helper()
+		r := do(t, s, "GET", path, nil, "User", user)
+		r.wantStatus(t, 429, "TooManyRequests", "too many watches at the same time: at most 3, 2 for each client")
+		if r.header.Get("Retry-After") != "10" {
+			t.Errorf("Retry-After %q", r.header.Get("Retry-After"))
+		}
+	}
+	do(t, s, "POST", configMapsPath, configMapNamed("x")).want(t, 201)
+	first := startWatch(t, url+path, "User", "a")
+	startWatch(t, url+path, "User", "a").want("ADDED x")
+	refused("a")
+	startWatch(t, url+path, "User", "b").want("ADDED x")
+	refused("b")
+	do(t, s, "GET", configMapsPath, nil, "User", "a").want(t, 200)
+	first.body.Close()
+	for deadline := time.Now().Add(time.Minute); ; { // until the server has noticed
+		s.watchMu.Lock()
+		n := s.watches[""]
+		s.watchMu.Unlock()
+		if n == 2 {
+			break
+		} else if time.Now().After(deadline) {
+			t.Fatalf("%d watches are counted", n)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	startWatch(t, url+path, "User", "a").want("ADDED x")
+}
+
+// A client that does not read loses its watch, and nobody else waits for it.
+func TestAWatchThatIsNotReadEndsAlone(t *testing.T) {
+	s := newServer(t, nil)
+	ended := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Reads") == "no" {
+			defer close(ended)
+			w = hastyWriter{w}
+		}
+		s.ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	address, err := url.Parse(server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := net.Dial("tcp", address.Host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Fprintf(c, "GET %s?watch=1 HTTP/1.1\r\nHost: x\r\nReads: no\r\n\r\n", configMapsPath)
+	if line, err := bufio.NewReader(io.LimitReader(c, 15)).ReadString('\r'); !strings.Contains(line+"200", "200") || err != nil && err != io.EOF {
+		t.Fatal(line, err)
+	}
+	reader := startWatch(t, server.URL+configMapsPath+"?watch=1&resourceVersion=0", "Reads", "yes")
+	big := strings.Repeat("x", 200<<10)
+	for i := range 100 { // more than the buffers of two sockets
+		do(t, s, "POST", configMapsPath, configMapNamed(fmt.Sprint("c", i), "big", big)).want(t, 201)
+		reader.want(fmt.Sprint("ADDED c", i))
+	}
+	select {
+	case <-ended:
+	case <-time.After(time.Minute):
+		t.Fatal("the watch goes on")
+	}
+}
+
+// hastyWriter lets no write wait for long, whatever is asked for.
+type hastyWriter struct{ http.ResponseWriter }
+
+func (h hastyWriter) Unwrap() http.ResponseWriter { return h.ResponseWriter }
+
+func (h hastyWriter) SetWriteDeadline(t time.Time) error {
+	return http.NewResponseController(h.ResponseWriter).SetWriteDeadline(t.Add(-writeWait).Add(50 * time.Millisecond))
+}
+
+// A body that comes slowly is given up, while others are served.
+func TestASlowBodyIsGivenUp(t *testing.T) {
+	s := newServer(t, nil)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.ServeHTTP(impatient{w}, r) }))
+	t.Cleanup(server.Close)
+	for path, want := range map[string]int{configMapsPath: 400, "/api/v1/nothings": 404} {
+		c, err := net.Dial("tcp", strings.TrimPrefix(server.URL, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		fmt.Fprintf(c, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{", path)
+		do(t, s, "POST", configMapsPath, `{"metadata":{"generateName":"other-"}}`).want(t, 201)
+		_ = c.SetReadDeadline(time.Now().Add(time.Minute))
+		from := bufio.NewReader(c)
+		answer, err := http.ReadResponse(from, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, _ := io.ReadAll(answer.Body)
+		answer.Body.Close()
+		if answer.StatusCode != want {
+			t.Errorf("%s: %d %s", path, answer.StatusCode, text)
+		}
+		if _, err := from.ReadByte(); err != io.EOF {
+			t.Errorf("%s: the connection stays: %v", path, err)
+		}
+	}
+}
+
+// impatient gives a body 50 ms.
+type impatient struct{ http.ResponseWriter }
+
+func (i impatient) Unwrap() http.ResponseWriter { return i.ResponseWriter }
+
+func (i impatient) SetReadDeadline(t time.Time) error {
+	if !t.IsZero() {
+		t = t.Add(-bodyWait).Add(50 * time.Millisecond)
+	}
+	return http.NewResponseController(i.ResponseWriter).SetReadDeadline(t)
+}
+
+// A write that hangs, such as a pod that is refused slowly, holds up neither
+// reading nor, below the limit, other writes.
+func TestWritesAreCounted(t *testing.T) {
+	s := newServer(t, func(c *Config) { c.MaxWrites = 2 })
+	release := make(chan struct{})
+	entered := make(chan struct{}, 2)
+	s.Persist = func(_, o objects.Object) error {
+		if c, is := o.(*v1.ConfigMap); is && strings.HasPrefix(c.Name, "slow") {
+			entered <- struct{}{}
+			<-release
+		}
+		return nil
+	}
+	var slow sync.WaitGroup
+	slow.Go(func() { do(t, s, "POST", configMapsPath, configMapNamed("slow1")) })
+	<-entered
+	do(t, s, "POST", configMapsPath, configMapNamed("quick")).want(t, 201)
+	slow.Go(func() { do(t, s, "POST", configMapsPath, configMapNamed("slow2")) })
+	<-entered
+	do(t, s, "POST", configMapsPath, configMapNamed("late")).wantStatus(t, 429, "TooManyRequests", "too many requests that change something")
+	do(t, s, "GET", configMapsPath+"/quick", nil).want(t, 200)
+	close(release)
+	slow.Wait()
+	do(t, s, "POST", configMapsPath, configMapNamed("late")).want(t, 201)
+}
+
+func TestAnswersForABrokenConnectionPanicQuietly(t *testing.T) {
+	s := newServer(t, nil)
+	do(t, s, "POST", configMapsPath, configMapNamed("web")).want(t, 201)
+	defer func() {
+		if r := recover(); r != http.ErrAbortHandler {
+			t.Errorf("recovered %v", r)
+		}
+	}()
+	s.ServeHTTP(brokenWriter{httptest.NewRecorder()}, httptest.NewRequestWithContext(t.Context(), "GET", configMapsPath, nil))
+}
+
+type brokenWriter struct{ http.ResponseWriter }
+
+func (brokenWriter) Write([]byte) (int, error) { return 0, errors.New("broken pipe") }
+
+// Headers that a client can fill with anything end up in warnings only as text.
+func TestWarningsCannotBreakHeaders(t *testing.T) {
+	s := newServer(t, nil)
+	body := `{"metadata":{"name":"web"},"x\r\nSet-Cookie: a\u0000\"\\":1,` + `"` + strings.Repeat("y", 5000) + `":1`
+	for i := range 100 {
+		body += fmt.Sprintf(`,"f%d":1`, i)
+	}
+	warnings := do(t, s, "POST", configMapsPath, body+"}").want(t, 201).header.Values("Warning")
+	if len(warnings) == 0 || len(warnings) > 16 {
+		t.Errorf("%d warnings", len(warnings))
+	}
+	for _, w := range warnings {
+		if len(w) > 600 || strings.ContainsAny(w, "\r\n\x00") {
+			t.Errorf("warning %q", w)
+		}
+	}
+}
+
+func FuzzPath(f *testing.F) {
+	for _, path := range []string{"/api/v1/pods", "/api/v1/namespaces/a/pods/b/log", "/apis/g/v/namespaces/a/r/n/s/t/u", "/api/v1/namespaces/%2e%2e/x", "//", "/api/v1/namespaces/a/status/"} {
+		f.Add(path)
+	}
+	f.Fuzz(func(t *testing.T, path string) {
+		q, ok := parsePath(path)
+		if !ok {
+			return
+		}
+		for _, part := range []string{q.Version, q.Resource} {
+			if part == "" {
+				t.Errorf("%q: a part is empty: %+v", path, q)
+			}
+		}
+		for _, part := range []string{q.Group, q.Version, q.Namespace, q.Resource, q.Name, q.Subresource} {
+			if strings.ContainsAny(part, "/\\\x00") || part == "." || part == ".." {
+				t.Errorf("%q: a part is %q", path, part)
+			}
+		}
+		// What was understood is understood again.
+		again := "/api/"
+		if q.Group != "" {
+			again = "/apis/" + url.PathEscape(q.Group) + "/"
+		}
+		again += url.PathEscape(q.Version)
+		if q.Namespace != "" {
+			again += "/namespaces/" + url.PathEscape(q.Namespace)
+		}
+		for _, part := range []string{q.Resource, q.Name, q.Subresource} {
+			if part != "" {
+				again += "/" + url.PathEscape(part)
+			}
+		}
+		if q.Tail != "" {
+			again += "/" + q.Tail + "/"
+		}
+		if same, ok := parsePath(again); strings.HasPrefix(path, "/api/") == (q.Group == "") && (!ok || same != q) {
+			t.Errorf("%q is %+v, but %q is %+v", path, q, again, same)
+		}
+	})
+}
+
+func FuzzBody(f *testing.F) {
+	for _, media := range []string{mediaJSON, mediaYAML} {
+		f.Add(media, []byte(`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a"},"spec":{"containers":[{"name":"a"}]}}`))
+		f.Add(media, []byte("a: &a [1]\nb: [*a, *a]\n"))
+	}
+	f.Add(mediaProtobuf, enveloped(f, &v1.Pod{Spec: v1.PodSpec{Containers: []v1.Container{{Name: "a"}}}}, "v1", "Pod"))
+	kind := v1.SchemeGroupVersion.WithKind("Pod")
+	f.Fuzz(func(t *testing.T, media string, data []byte) {
+		if media != mediaYAML && media != mediaProtobuf {
+			media = mediaJSON
+		}
+		p := &v1.Pod{}
+		if _, err := decode(data, media, kind, p); err != nil {
+			return
+		}
+		// What is accepted can be written and read again.
+		for _, media := range []string{mediaJSON, mediaProtobuf} {
+			var text strings.Builder
+			if err := encode(&text, media, withKind(p, kind)); err != nil {
+				t.Fatal(err)
+			}
+			if strict, err := decode([]byte(text.String()), media, kind, &v1.Pod{}); err != nil || len(strict) > 0 {
+				t.Errorf("%s: %v %v", text.String(), strict, err)
+			}
+		}
+	})
+}
