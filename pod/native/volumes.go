@@ -57,12 +57,12 @@ func (r *Runtime) setUpVolumes(ctx context.Context, t pod.Target, those func(v1.
 const volumePatience = 10 * time.Second
 
 // withVolume runs f, which looks at a volume or sets it up, unless another does so
-// now. It gives up after patience; f goes on and is not started again
-// before it has ended. late is called where that was after the pod's removal.
+// now. It gives up after patience; f goes on, and nobody looks at the volume before
+// it has ended. late is called where that was after the pod's removal.
 func (p *livePod) withVolume(ctx context.Context, patience time.Duration, volume string, f func() error, late func()) error {
 	turn := p.volumeTurn(volume)
 	timeout := time.After(patience)
-	hangs := fmt.Errorf("volume %q: what it lies on has not answered for %v; it is waited for", volume, patience)
+	hangs := fmt.Errorf("its server or disk has not answered for %v; it is waited for", patience)
 	select {
 	case turn <- struct{}{}:
 	case <-timeout:

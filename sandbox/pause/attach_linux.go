@@ -30,21 +30,20 @@ type stdio struct {
 
 // attach serves an attach conversation.
 func (p *process) attach(c *wire.Conn, m wire.Message) {
-	defer m.CloseFiles()
 	var req wire.Attach
-	if err := wire.Unmarshal(m.Body, &req); err != nil {
-		answer(c, failedStep("understand the request", err))
-		return
+	err := failedStep("understand the request", wire.Unmarshal(m.Body, &req))
+	var ct *container
+	if err == nil {
+		ct, err = p.find(req.ID)
 	}
-	ct, err := p.find(req.ID)
 	if err == nil && !ct.running() {
 		err = errNotRunning
 	}
-	if err != nil {
-		answer(c, err)
-		return
+	var cl *client
+	if err == nil {
+		cl, err = newClient(req.Streams, m.Files)
 	}
-	cl, err := newClient(req.Streams, m.Files)
+	m.CloseFiles() // the client has its own: a stream ends with the last of them
 	if err != nil {
 		answer(c, err)
 		return
