@@ -15,6 +15,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"podd/api/objects"
 )
@@ -56,6 +57,8 @@ func TestWatchesAreCounted(t *testing.T) {
 	startWatch(t, url+path, "User", "a").want("ADDED x")
 }
 
+var configMaps = schema.GroupResource{Resource: "configmaps"}
+
 // A client that does not read loses its watch, and nobody else waits for it.
 func TestAWatchThatIsNotReadEndsAlone(t *testing.T) {
 	s := newServer(t, nil)
@@ -77,15 +80,25 @@ func TestAWatchThatIsNotReadEndsAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
+	if err := c.(*net.TCPConn).SetReadBuffer(4 << 10); err != nil {
+		t.Fatal(err)
+	}
 	fmt.Fprintf(c, "GET %s?watch=1 HTTP/1.1\r\nHost: x\r\nReads: no\r\n\r\n", configMapsPath)
 	if line, err := bufio.NewReader(io.LimitReader(c, 15)).ReadString('\r'); !strings.Contains(line+"200", "200") || err != nil && err != io.EOF {
 		t.Fatal(line, err)
 	}
 	reader := startWatch(t, server.URL+configMapsPath+"?watch=1&resourceVersion=0", "Reads", "yes")
-	big := strings.Repeat("x", 200<<10)
-	for i := range 100 { // more than the buffers of two sockets
-		do(t, s, "POST", configMapsPath, configMapNamed(fmt.Sprint("c", i), "big", big)).want(t, 201)
-		reader.want(fmt.Sprint("ADDED c", i))
+	big := strings.Repeat("x", 256<<10)
+	for i := range 24 { // more than the buffers of two sockets
+		name := fmt.Sprint("c", i)
+		if _, err := s.put(s.stored(configMaps).key("default", name), func(objects.Object) (objects.Object, error) {
+			return &v1.ConfigMap{ObjectMeta: newMeta("default", name), Data: map[string]string{"big": big}}, nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if line, err := reader.lines.ReadString('\n'); err != nil || !strings.Contains(line[:200], `"name":"`+name+`"`) {
+			t.Fatalf("want %s, got %.200s, %v", name, line, err)
+		}
 	}
 	select {
 	case <-ended:
