@@ -8,15 +8,15 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"podd/api/objects"
 	"podd/api/patch"
 )
 
-var patchTypes = []string{string(types.JSONPatchType), string(types.MergePatchType), string(types.StrategicMergePatchType)}
+var patchTypes = []string{string(types.JSONPatchType), string(types.MergePatchType), string(types.StrategicMergePatchType), string(types.ApplyYAMLPatchType)}
 
 // patch serves PATCH.
 func (c *call) patch() error {
@@ -24,39 +24,69 @@ func (c *call) patch() error {
 	if err != nil || !slices.Contains(patchTypes, media) {
 		return unsupportedMedia(strings.Join(patchTypes, ", "))
 	}
+	kind := types.PatchType(media)
+	given := &metav1.PatchOptions{DryRun: c.args["dryRun"], FieldManager: c.args.Get("fieldManager"), FieldValidation: c.args.Get("fieldValidation")}
+	if _, forced := c.args["force"]; forced {
+		force := boolArg(c.args, "force")
+		given.Force = &force
+	}
+	if errs := metav1validation.ValidatePatchOptions(given, kind); len(errs) > 0 {
+		return apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "PatchOptions"}, "", errs)
+	}
 	options, err := c.writeOptions("PatchOptions")
 	if err != nil {
 		return err
-	}
-	if _, given := c.args["force"]; given {
-		return apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "PatchOptions"}, "",
-			field.ErrorList{field.Forbidden(field.NewPath("force"), "may not be specified for non-apply patch")})
 	}
 	data, err := readBody(c.w, c.r)
 	if err != nil {
 		return err
 	}
-	kind := c.kind.GroupVersionKind()
+	options.applied = kind == types.ApplyYAMLPatchType
+	force := given.Force != nil && *given.Force
+	code := http.StatusOK
 	stored, err := c.put(options, func(old objects.Object) (objects.Object, error) {
-		if old == nil {
+		if old == nil && (!options.applied || c.sub != nil) {
 			return nil, apierrors.NewNotFound(c.resource(), c.Name)
 		}
-		patched, warnings, err := patch.Validated(types.PatchType(media), withKind(old, kind), data, options.validation)
+		o, err := c.patched(kind, old, data, force, options)
 		if err != nil {
 			return nil, err
 		}
-		for _, text := range warnings {
-			c.warn(text)
-		}
-		o := patched.(objects.Object)
-		o.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{}) // as in the store
 		if err := c.fitPath(o); err != nil {
 			return nil, err
+		}
+		if old == nil {
+			code = http.StatusCreated
+			return c.newObject(o, options)
 		}
 		return c.changed(o, old, options)
 	})
 	if err != nil {
 		return err
 	}
-	return c.respond(http.StatusOK, stored)
+	return c.respond(code, stored)
+}
+
+// patched returns what a patch makes of an object; of none, if old is nil, which
+// only an apply can.
+func (c *call) patched(kind types.PatchType, old objects.Object, data []byte, force bool, options writeOptions) (objects.Object, error) {
+	live := old
+	if live == nil {
+		live = c.kind.New()
+	}
+	original := withKind(live, c.kind.GroupVersionKind())
+	patched, warnings, err := original, []string(nil), error(nil)
+	if options.applied {
+		patched, warnings, err = c.s.fields.Apply(c.writer(options), original, data, force, options.validation)
+	} else {
+		patched, warnings, err = patch.Validated(kind, original, data, options.validation)
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, text := range warnings {
+		c.warn(text)
+	}
+	patched.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{}) // as in the store
+	return patched.(objects.Object), nil
 }

@@ -40,3 +40,48 @@ func TestPatches(t *testing.T) {
 		want(t, 200, "metadata.annotations.a", "b", "spec.finalizers", `["kubernetes"]`, "status.conditions.0.type", "x", "status.phase", "Active")
 	patch("/api/v1/namespaces/default", mergePatch, `{"status":{"phase":"Terminating"}}`).want(t, 200, "status.phase", "Active")
 }
+
+const applyPatch = "application/apply-patch+yaml"
+
+func TestServerSideApply(t *testing.T) {
+	s := newServer(t, nil)
+	path := configMapsPath + "/web"
+	apply := func(manager, body string, more ...string) reply {
+		t.Helper()
+		return do(t, s, "PATCH", path+"?fieldManager="+manager+strings.Join(more, ""), "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: web\n"+body, "Content-Type", applyPatch)
+	}
+	do(t, s, "PATCH", path, "metadata: {name: web}", "Content-Type", applyPatch).wantStatus(t, 422, "Invalid", "fieldManager: Required value: is required for apply patch")
+	apply("a", "data: {x: '1'}\n", "&dryRun=All").want(t, 201)
+	do(t, s, "GET", path, nil).wantStatus(t, 404, "NotFound", "")
+	made := apply("a", "data: {x: '1'}\n").want(t, 201, "data.x", "1", "metadata.managedFields.0.manager", "a", "metadata.managedFields.0.operation", "Apply",
+		"metadata.managedFields.0.fieldsV1.f:data.f:x", "{}")
+	apply("a", "data: {x: '1'}\n").want(t, 200, "metadata.resourceVersion", made.at("metadata.resourceVersion"))
+	conflict := apply("b", "data: {x: '2', z: '1'}\n")
+	conflict.wantStatus(t, 409, "Conflict", `Apply failed with 1 conflict: conflict with "a": .data.x`)
+	conflict.want(t, 409, "details.causes.0.reason", "FieldManagerConflict", "details.causes.0.field", ".data.x")
+	apply("b", "data: {x: '2', z: '1'}\n", "&force=true").want(t, 200, "data.x", "2", "data.z", "1")
+	apply("b", "data: {z: '1'}\n").want(t, 200, "data.x", "-", "data.z", "1")
+	apply("b", "  resourceVersion: '1'\n").wantStatus(t, 409, "Conflict", "")
+	apply("b", "data: {a/b: '1'}\n").wantStatus(t, 422, "Invalid", "data[a/b]: Invalid value")
+	do(t, s, "PATCH", configMapsPath+"/other?fieldManager=a", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: web}\n", "Content-Type", applyPatch).
+		wantStatus(t, 400, "BadRequest", "does not match the name on the URL")
+}
+
+func TestWritesNoteTheirManager(t *testing.T) {
+	s := newServer(t, nil)
+	path := configMapsPath + "/web"
+	do(t, s, "POST", configMapsPath, configMapNamed("web", "a", "1"), "User-Agent", "kubectl/v1.37.2 (linux)").want(t, 201,
+		"metadata.managedFields.0.manager", "kubectl", "metadata.managedFields.0.operation", "Update", "metadata.managedFields.0.fieldsV1.f:data.f:a", "{}")
+	do(t, s, "PUT", path+"?fieldManager=editor", configMapNamed("web", "a", "2")).want(t, 200,
+		"metadata.managedFields.0.manager", "editor", "metadata.managedFields.0.fieldsV1.f:data.f:a", "{}")
+	changed := do(t, s, "PATCH", path+"?fieldManager=patcher", `{"data":{"b":"1"}}`, "Content-Type", "application/merge-patch+json").want(t, 200)
+	if !strings.Contains(changed.at("metadata.managedFields"), `"manager":"patcher"`) || !strings.Contains(changed.at("metadata.managedFields"), `"manager":"editor"`) {
+		t.Errorf("managed by %s", changed.at("metadata.managedFields"))
+	}
+	do(t, s, "PUT", path+"?fieldManager=patcher", string(changed.body)).want(t, 200, "metadata.resourceVersion", changed.at("metadata.resourceVersion"))
+	do(t, s, "POST", "/api/v1/namespaces", `{"metadata":{"name":"new"}}`).want(t, 201)
+	status := do(t, s, "PATCH", "/api/v1/namespaces/new/status?fieldManager=s", `{"status":{"conditions":[{"type":"x","status":"True"}]}}`, "Content-Type", "application/strategic-merge-patch+json").want(t, 200)
+	if !strings.Contains(status.at("metadata.managedFields"), `"subresource":"status"`) {
+		t.Errorf("managed by %s", status.at("metadata.managedFields"))
+	}
+}

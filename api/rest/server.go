@@ -22,6 +22,7 @@ import (
 
 	"podd/api/discovery"
 	"podd/api/objects"
+	"podd/api/patch"
 )
 
 // Config is what a [Server] is made of.
@@ -59,6 +60,7 @@ type Server struct {
 	Config
 	kinds  map[schema.GroupVersionResource]*Kind
 	writes chan struct{} // one place for each request with a body
+	fields patch.Fields
 
 	watchMu sync.Mutex
 	watches map[string]int // by client; the sum under ""

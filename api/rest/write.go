@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"podd/api/objects"
+	"podd/api/patch"
 )
 
 // optimisticLock is what Kubernetes says when an object was changed meanwhile.
@@ -29,6 +30,7 @@ type writeOptions struct {
 	dryRun     bool
 	manager    string // fieldManager, or what the client calls itself
 	validation string // Strict, Warn or Ignore
+	applied    bool   // by server-side apply: who manages what is known already
 }
 
 // writeOptions reads and checks the arguments; kind is how errors call them.
@@ -194,7 +196,9 @@ func (c *call) newObject(o objects.Object, options writeOptions) (objects.Object
 	m.UID, m.CreationTimestamp = uuid.NewUUID(), metav1.Now().Rfc3339Copy()
 	m.ResourceVersion, m.SelfLink, m.Generation = "", "", 0
 	m.DeletionTimestamp, m.DeletionGracePeriodSeconds = nil, nil
-	m.ManagedFields = nil
+	if !options.applied {
+		m.ManagedFields = nil
+	}
 	if c.kind.Generations {
 		m.Generation = 1
 	}
@@ -202,6 +206,7 @@ func (c *call) newObject(o objects.Object, options writeOptions) (objects.Object
 	if c.kind.PrepareCreate != nil {
 		c.kind.PrepareCreate(o)
 	}
+	c.attribute(o, nil, options)
 	errs := validation.ValidateObjectMetaAccessor(o, c.kind.Namespaced, c.kind.nameErrors, field.NewPath("metadata"))
 	if c.kind.Validate != nil {
 		errs = append(errs, c.kind.Validate(o)...)
@@ -384,7 +389,6 @@ func (c *call) changed(o, old objects.Object, options writeOptions) (objects.Obj
 		m.CreationTimestamp = before.CreationTimestamp
 	}
 	m.DeletionTimestamp, m.DeletionGracePeriodSeconds = before.DeletionTimestamp, before.DeletionGracePeriodSeconds
-	m.ManagedFields = before.ManagedFields
 
 	k := c.kind
 	k.defaults(o)
@@ -395,6 +399,7 @@ func (c *call) changed(o, old objects.Object, options writeOptions) (objects.Obj
 			return nil, err
 		}
 		o, m = merged, metaOf(merged)
+		c.attribute(o, old, options)
 		errs = validation.ValidateObjectMetaAccessorUpdate(o, old, field.NewPath("metadata"))
 		if c.sub.Validate != nil {
 			errs = append(errs, c.sub.Validate(o, old)...)
@@ -406,6 +411,7 @@ func (c *call) changed(o, old objects.Object, options writeOptions) (objects.Obj
 		if k.PrepareUpdate != nil {
 			k.PrepareUpdate(o, old)
 		}
+		c.attribute(o, old, options)
 		errs = validation.ValidateObjectMetaAccessorUpdate(o, old, field.NewPath("metadata"))
 		if k.Validate != nil {
 			errs = append(errs, k.Validate(o)...)
@@ -424,6 +430,25 @@ func (c *call) changed(o, old objects.Object, options writeOptions) (objects.Obj
 		return nil, err
 	}
 	return o, nil
+}
+
+// attribute notes in managedFields who wrote what of o. A client that could not
+// have written them so itself has them put right, and is not refused.
+func (c *call) attribute(o, old objects.Object, options writeOptions) {
+	if options.applied {
+		return
+	}
+	var live runtime.Object // a nil interface, where there was none
+	if old != nil {
+		live = old
+	}
+	if err := c.s.fields.Updated(c.writer(options), live, o); err != nil {
+		c.s.Log.V(1).Info("Cannot tell who manages which fields", "path", c.r.URL.Path, "reason", err.Error())
+	}
+}
+
+func (c *call) writer(options writeOptions) patch.Writer {
+	return patch.Writer{Kind: c.kind.GroupVersionKind(), Subresource: c.Subresource, Manager: options.manager}
 }
 
 // specChanged tells whether something changed that is neither metadata nor
