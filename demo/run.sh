@@ -25,7 +25,7 @@ for archive in httpd filebeat; do
   fi
 done
 
-run_agent() { # DIRECTORY OF MANIFESTS
+run_agent() { # A FILE OR DIRECTORY OF MANIFESTS
   exec bin/podd run --manifests "$1" --root-dir "$root" --run-dir "$run" --pod-logs-dir "$logs" \
     --read-only-port "$port" --api-port "$api_port" --kubelet-port 0 --cgroup-root podd-demo --bridge podd-demo0 --pod-cidr 10.244.77.0/24 2>>"$run/agent.log"
 }
@@ -50,7 +50,7 @@ finish() {
   ip link del podd-demo0 2>/dev/null || true
 }
 : >"$run/agent.log"
-run_agent manifests &
+run_agent manifests/web.yaml &
 agent=$!
 trap 'finish; exit 0' INT TERM
 trap finish EXIT
@@ -83,6 +83,7 @@ ships each line as JSON. In another terminal, in this directory:
   $cmd exec web -- mv /tmp/index.html htdocs/      ready again
   $cmd exec web -- touch /tmp/sick                 liveness fails: httpd restarts
   curl http://127.0.0.1:$port/metrics/state           Prometheus metrics (also /metrics, /metrics/probes, /metrics/cadvisor)
+  kubectl --kubeconfig $root/kubeconfig get pods -A     the same with kubectl, if there is one here
   curl http://127.0.0.1:$port/pods                    the pods with their status, as a kubelet says it
   kill -9 $agent                                     the agent dies and is started again; the pod does not notice
 
@@ -100,6 +101,6 @@ while :; do
     exit 1
   fi
   say "The agent ended; its pods go on. Starting it again."
-  run_agent manifests &
+  run_agent manifests/web.yaml &
   agent=$!
 done
