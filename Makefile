@@ -27,7 +27,7 @@ TEST_PACKAGES := $(DEMO_PACKAGES) btrfs-progs busybox-static e2fsprogs gcc iptab
 # Debian suites whose cloud kernels make test-vm runs: 6.1, 6.12 and the newest.
 KERNELS ?= bookworm trixie trixie-backports
 
-.PHONY: help run test test-vm test-arm64 test-systemd soak build install uninstall deb share bench fuzz lint check go-ready packages-demo packages-test packages-deb demo-images clean
+.PHONY: help run test test-kubectl test-vm test-arm64 test-systemd soak build install uninstall deb share bench fuzz lint check go-ready packages-demo packages-test packages-deb demo-images clean
 
 help: ## list what make can do
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,7 +45,12 @@ demo-images: go-ready
 
 test: go-ready packages-test build demo-images ## run every test, kernel tests included, as root
 	@.ci/prometheus $(CACHE)/prometheus
+	@.ci/kubectl $(CACHE)/kubectl 1.37
 	@.ci/test
+
+test-kubectl: go-ready packages-test build ## run the tests that use kubectl with the oldest and the newest one
+	@.ci/kubectl $(CACHE)/kubectl
+	@$(SUDO) env "PATH=$$PATH" PODD_KERNEL_TESTS=require CGO_ENABLED=1 $(GO) test -count=1 -timeout 30m -run Kubectl ./api/... ./e2e
 
 test-vm: go-ready ## run the kernel's tests in virtual machines: Debian's KERNELS, cgroup v2
 	@.ci/packages $(VM_PACKAGES)

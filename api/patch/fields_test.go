@@ -302,6 +302,36 @@ func TestTheSchemaHasEveryKindThatCanBePatched(t *testing.T) {
 	}
 }
 
+// Whatever is applied, the answer is a pod or an API error, the live one is as it
+// was, and the account can be read again.
+func FuzzServerSideApply(f *testing.F) {
+	f.Add([]byte(pod), "")
+	f.Add([]byte("apiVersion: v1\nkind: Pod\nmetadata: {name: web, labels: {app: null}}\nspec: {containers: [{name: app, ports: [{containerPort: 80}]}]}"), `{"f:spec":{"f:containers":{"k:{\"name\":\"app\"}":{".":{},"f:image":{}}}}}`)
+	f.Add([]byte(`{"apiVersion":"v1","kind":"Pod","spec":{"containers":[{"name":"app"},{"name":"app"}],"volumes":[null,1]},"status":{"conditions":[{"type":"x"}]}}`), `{"f:status":{"i:0":{},"v:1":{}}}`)
+	f.Fuzz(func(t *testing.T, data []byte, account string) {
+		live := podOf(t, pod)
+		live.UID = "1"
+		if account != "" {
+			live.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "a", Operation: "Update", APIVersion: "v1", FieldsType: "FieldsV1", FieldsV1: metav1.NewFieldsV1(account)}}
+		}
+		before := live.DeepCopy()
+		o, _, err := fields.Apply(Writer{Kind: podKind, Manager: "b"}, live, data, true, metav1.FieldValidationIgnore)
+		if diff := cmp.Diff(before, live); diff != "" {
+			t.Errorf("the live object changed:\n%s", diff)
+		}
+		if _, ok := err.(apierrors.APIStatus); err != nil && !ok {
+			t.Errorf("%v is no API error", err)
+		}
+		if err != nil {
+			return
+		}
+		again := o.DeepCopyObject()
+		if err := fields.Updated(Writer{Kind: podKind, Manager: "c"}, o, again); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // The schema is in memory from the first write on; decision 0431 says how much
 // that is.
 func BenchmarkSchema(b *testing.B) {
