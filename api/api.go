@@ -62,6 +62,8 @@ type Config struct {
 	Metrics map[string]http.Handler
 	// Healthy returns why the agent does not do its work, or nil.
 	Healthy func() error
+	// Kube is the Kubernetes API, for root. Nil: there is none.
+	Kube    http.Handler
 	Version string
 	Logger  logr.Logger
 }
@@ -104,6 +106,10 @@ func Control(c Config) http.Handler {
 	mux.HandleFunc("POST /debug/{namespace}/{pod}", c.debug)
 	mux.HandleFunc("POST /diff", c.diff)
 	mux.HandleFunc("POST /down", c.down)
+	if c.Kube != nil {
+		mux.Handle("/api/", c.Kube)
+		mux.Handle("/apis/", c.Kube)
+	}
 	return mux
 }
 

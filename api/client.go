@@ -119,6 +119,11 @@ func (c *Client) Pods(ctx context.Context) (*v1.PodList, error) {
 	return &list, c.get(ctx, "/pods", nil, &list)
 }
 
+// Get reads what the Kubernetes API has at a path.
+func (c *Client) Get(ctx context.Context, path string, into any) error {
+	return c.get(ctx, path, nil, into)
+}
+
 // Watch calls observe for each change after the given resource version, until
 // ctx ends or the agent does.
 func (c *Client) Watch(ctx context.Context, resourceVersion string, observe func(watch.EventType, *v1.Pod)) error {

@@ -84,7 +84,7 @@ probes, logs and metrics. No cluster is needed.
 	for group, commands := range map[string][]*cobra.Command{
 		"agent": {runCommand(g), downCommand(g), doctorCommand(g), kubeconfigCommand(g), versionCommand(g)},
 		"pods":  {getCommand(g), describeCommand(g), whyCommand(g), logsCommand(g), execCommand(g), attachCommand(g), debugCommand(g), restartCommand(g)},
-		"files": {checkCommand(), diffCommand(g), secretCommand(), imageCommand(g)},
+		"files": {checkCommand(), diffCommand(g), exportCommand(g), secretCommand(), imageCommand(g)},
 	} {
 		for _, c := range commands {
 			c.GroupID = group

@@ -41,6 +41,7 @@ var allowed = []struct {
 	{"dist", nil, "what is installed beside the programs"},
 	{"metrics", []string{"pod"}, "reads snapshots"},
 	{"api", []string{"pod", "logs", "api/podlogs", "api/kubelet"}, "reads snapshots; exec passes through the manager"},
+	{"api/export", []string{"api/discovery"}, "objects as their author wrote them, for a cluster"},
 	{"api/podlogs", []string{"pod", "logs"}, "finds and reads the log of a pod's container"},
 	{"api/declared", []string{"pod", "pod/manifest", "pod/claims", "api/objects", "api/rest", "api/discovery", "api/stream", "api/podlogs"},
 		"joins the API's objects with the pods that run"},
