@@ -443,3 +443,31 @@ func isRunning(p *v1.Pod, container string) bool {
 	status := podlogs.StatusOf(p, container)
 	return status != nil && status.State.Running != nil
 }
+
+func TestAPodWhoseFileCannotBeReadGoesOnAndIsShown(t *testing.T) {
+	w := newWorld(t)
+	made := w.as(w.do("POST", podsPath, plainPod("web", "")), 201)
+	w.as(w.do("POST", podsPath, plainPod("other", "")), 201)
+	w.ready("web")
+	w.ready("other")
+	w.killAgent()
+	file := filepath.Join(w.objects, "pods/default/web.yaml")
+	if err := os.WriteFile(file, []byte("half a fi"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(w.objects, "pods/default/other.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	w.startAgent()
+	if p := w.ready("web"); p.UID != made.UID || p.Status.ContainerStatuses[0].RestartCount != 0 {
+		t.Errorf("runs as %+v", p)
+	}
+	if w.pod("other") != nil {
+		t.Error("what was removed is shown")
+	}
+	w.do("DELETE", podsPath+"/web?gracePeriodSeconds=1", nil)
+	w.gone("web")
+	if _, err := os.Stat(file); err == nil {
+		t.Error("its file is left")
+	}
+}

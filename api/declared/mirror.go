@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -88,15 +89,28 @@ func (k *Keeper) Event(e *v1.Event) {
 }
 
 // Load brings what was kept into the store: before anybody is served, and after the
-// pods of the records are on the board.
-func (k *Keeper) Load() error {
+// pods of the records are on the board. What cannot be read is logged; a pod of which
+// that holds is shown as it is on the board.
+func (k *Keeper) Load() {
 	all, err := k.Files.Load()
+	if err != nil {
+		k.Logger.Error(err, "some of what was made through the API cannot be read")
+	}
 	for key, o := range all {
-		_, failed := k.Store.Update(key, func(objects.Object) (objects.Object, error) { return o, nil })
-		err = errors.Join(err, failed)
+		k.update(key, func(objects.Object) (objects.Object, error) { return o, nil })
+	}
+	pods, _ := k.Board.Snapshot()
+	for _, p := range pods {
+		key := podKey(keyOf(p))
+		if _, err := os.Stat(k.Files.path(key)); all[key] == nil && err == nil && DeclaredIn(p) == "" {
+			k.update(key, func(objects.Object) (objects.Object, error) {
+				is := new(*p)
+				is.TypeMeta = metav1.TypeMeta{}
+				return is, nil
+			})
+		}
 	}
 	k.showBoard()
-	return err
 }
 
 // eventsLast is how long an event is shown after it last happened, as an API server

@@ -103,9 +103,7 @@ func (w *world) startAgent() {
 	start(func() error { return manager.Run(ctx, sets) })
 	start(func() error { return watcher.Run(ctx, sets) })
 	<-manager.Adopted()
-	if err := w.keeper.Load(); err != nil {
-		w.Fatal(err)
-	}
+	w.keeper.Load()
 	start(func() error { w.keeper.Run(ctx); return nil })
 	start(func() error { return w.server.Run(ctx, nil) })
 	w.stop = func() {

@@ -104,9 +104,7 @@ func objectsDir(rootDir string) string { return filepath.Join(rootDir, "objects"
 // run keeps what the API shows true, until ctx ends. The pods of the records are on
 // the board by then.
 func (k *kube) run(ctx context.Context, start func(func() error), port int) error {
-	if err := k.keeper.Load(); err != nil {
-		return err
-	}
+	k.keeper.Load()
 	start(func() error { return k.server.Run(ctx, k.pki.Certificate()) })
 	start(func() error { k.keeper.Run(ctx); return nil })
 	start(func() error { k.node.Run(ctx); return nil })

@@ -295,7 +295,8 @@ func newAgent(ctx context.Context, o *runOptions, log logr.Logger) (*agent, erro
 		return nil, err
 	}
 	a.watcher = manifest.New(manifest.Config{
-		Dir: o.manifests, Objects: objectsDir(o.rootDir), Loaded: loaded, LoadedSources: loadedSources, Bind: a.claims.Bind,
+		Dir: o.manifests, Objects: objectsDir(o.rootDir), Loaded: loaded, LoadedSources: loadedSources,
+		Bind: func(in claims.Input) claims.Bound { return a.kube.keeper.Bound(a.claims.Bind(in)) },
 		Keep: func(all []pod.Source) { a.sources.Set(all); a.kube.keeper.Sources(all) },
 		Open: (&seal.Opener{Path: agentIdentity(o.secretIdentity)}).Open, Rescan: o.rescan, Logger: log.WithName("manifests"),
 	})
@@ -311,6 +312,8 @@ func newAgent(ctx context.Context, o *runOptions, log logr.Logger) (*agent, erro
 	if a.kube, err = a.newKube(ctx); err != nil {
 		return nil, err
 	}
+	a.kube.keeper.Sources(loadedSources) // until something else is read
+	a.api.Kube = asRoot(a.kube.server)
 	return a, nil
 }
 
