@@ -3,7 +3,10 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -244,4 +247,37 @@ func cmdFollow(ts *testscript.TestScript, neg bool, args []string) {
 		cmd.Process.Kill()
 		cmd.Wait() // its end was forced
 	})
+}
+
+// cmdAPI is "api METHOD PATH [FILE]": a request to the Kubernetes API, as root over
+// the agent's socket; FILE is YAML. The answer can be asked for with stdout, its
+// warnings with stderr. With "!" it is refused.
+func cmdAPI(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) < 2 || len(args) > 3 {
+		ts.Fatalf("usage: api METHOD PATH [FILE]")
+	}
+	var body io.Reader
+	if len(args) == 3 {
+		body = strings.NewReader(ts.ReadFile(args[2]))
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, args[0], "http://podd"+args[1], body)
+	ts.Check(err)
+	r.Header.Set("Content-Type", "application/yaml")
+	socket := filepath.Join(worldOf(ts).dir, "run", "podd.sock")
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", socket)
+	}}}
+	answer, err := client.Do(r)
+	ts.Check(err)
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	ts.Check(err)
+	ts.Stdout().Write(text)
+	fmt.Fprintln(ts.Stderr(), strings.Join(answer.Header["Warning"], "\n"))
+	if neg != (answer.StatusCode >= 400) {
+		ts.Fatalf("api %s: %s: %s", strings.Join(args, " "), answer.Status, text)
+	}
 }

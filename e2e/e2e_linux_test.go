@@ -66,6 +66,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"agent":    cmdAgent,
+			"api":      cmdAPI,
 			"podd":     cmdPodd,
 			"until":    cmdUntil,
 			"get":      cmdGet,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -44,8 +45,11 @@ type Config struct {
 	Loader Loader
 	Runner Runner
 	// Node is this node's name.
-	Node   string
-	Logger logr.Logger
+	Node string
+	// Namespace makes a namespace that is not there: what a file's object is in is
+	// there by itself. Nil: nobody does.
+	Namespace func(name string) error
+	Logger    logr.Logger
 }
 
 // Keeper keeps what is made through the API, and has it done.
@@ -95,6 +99,9 @@ func DeclaredIn(o objects.Object) string {
 // subresources goes through; so does its deletion, which warn is told of. old is nil
 // for a new object, o for one that is to be deleted.
 func (k *Keeper) Admit(resource schema.GroupResource, subresource string, o, old objects.Object, warn func(string)) error {
+	if n, is := old.(*v1.Namespace); is && o == nil {
+		return k.admitEnd(n)
+	}
 	file := DeclaredIn(old)
 	if file == "" {
 		if o != nil && DeclaredIn(o) != "" {
@@ -118,6 +125,33 @@ func (k *Keeper) Admit(resource schema.GroupResource, subresource string, o, old
 		what = "deleted"
 	}
 	return apierrors.NewForbidden(resource, old.GetName(), fmt.Errorf("it is declared in %s and can only be %s there", file, what))
+}
+
+// admitEnd refuses the end of a namespace that files use: it would never be empty.
+func (k *Keeper) admitEnd(n *v1.Namespace) error {
+	for _, resource := range append(slices.Collect(maps.Values(sourceResources)), podResource) {
+		inside, _ := k.Store.List(resource, n.Name)
+		for _, o := range inside {
+			if file := DeclaredIn(o); o.GetNamespace() == n.Name && file != "" {
+				return apierrors.NewForbidden(schema.GroupResource{Resource: "namespaces"}, n.Name,
+					fmt.Errorf("%s %s in it is declared in %s", resource.Resource, o.GetName(), file))
+			}
+		}
+	}
+	return nil
+}
+
+// ensureNamespace is there before the first object of a file's in it is shown.
+func (k *Keeper) ensureNamespace(name string) {
+	if k.Namespace == nil || name == "" {
+		return
+	}
+	if _, found := k.Store.Get(objects.Key{Resource: schema.GroupResource{Resource: "namespaces"}, Name: name}); found {
+		return
+	}
+	if err := k.Namespace(name); err != nil {
+		k.Logger.Error(err, "the API does not show the namespace of what files declare", "namespace", name)
+	}
 }
 
 // comesBack warns of what deleting a pod of a file's does.

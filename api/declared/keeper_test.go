@@ -156,6 +156,12 @@ func TestAPodOfAFileIsReadAndNotChanged(t *testing.T) {
 	w.until("its ConfigMap is there", func() bool { return w.do("GET", settings, nil).code == 200 })
 	w.refused(w.do("DELETE", settings, nil), 403, "and can only be deleted there")
 
+	// The namespace that a file uses is there, and stays.
+	w.file("shop.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: prices, namespace: shop}\n")
+	w.until("its namespace is there", func() bool { return w.do("GET", "/api/v1/namespaces/shop/configmaps/prices", nil).code == 200 })
+	w.as(w.do("GET", "/api/v1/namespaces/shop", nil), 200)
+	w.refused(w.do("DELETE", "/api/v1/namespaces/shop", nil), 403, "configmaps prices in it is declared in "+w.manifests+"/shop.yaml:1")
+
 	// Its readiness gate opens, it gets a container more, and other resources.
 	p.Status.Conditions = append(p.Status.Conditions, v1.PodCondition{Type: "example.com/open", Status: "True"})
 	p = w.as(w.do("PUT", podsPath+"/web/status", p), 200)

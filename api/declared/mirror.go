@@ -224,6 +224,9 @@ func (k *Keeper) showPod(p *v1.Pod) {
 	if k.mirror.isForgotten(p.UID) {
 		return
 	}
+	if DeclaredIn(p) != "" {
+		k.ensureNamespace(p.Namespace)
+	}
 	key := podKey(keyOf(p))
 	k.update(key, func(old objects.Object) (objects.Object, error) {
 		was, _ := old.(*v1.Pod)
@@ -344,6 +347,7 @@ func (k *Keeper) showSources(sources []pod.Source, bound claims.Bound) {
 		if o, is := objectOf(s); is && !s.Origin.API {
 			key := objects.Key{Resource: sourceResources[s.ID().Kind], Namespace: o.GetNamespace(), Name: o.GetName()}
 			declared[key], shown[key] = s.Origin.String(), o
+			k.ensureNamespace(o.GetNamespace())
 		}
 	}
 	for _, c := range bound.Claims() {

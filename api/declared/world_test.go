@@ -92,6 +92,8 @@ func (w *world) startAgent() {
 	w.keeper.Loader, w.keeper.Runner = watcher, manager
 	w.server = rest.New(rest.Config{Store: w.store, Kinds: kinds, Log: logr.Discard(), Persist: w.keeper.Persist, Admit: w.keeper.AdmitRequest})
 
+	w.keeper.Namespace = w.server.EnsureNamespace
+
 	sets := make(chan []pod.Desired)
 	start := func(f func() error) {
 		running.Go(func() {

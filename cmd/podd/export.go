@@ -65,11 +65,13 @@ func (o *exportOptions) run(ctx context.Context, args []string, out io.Writer) e
 		}
 		for _, object := range objects {
 			object, is := object.(export.Object)
-			if !is || len(args) == 0 && export.Own(object) {
+			if !is {
 				continue
 			}
-			if w.Name == "" { // items of a list leave out what they are
-				object["apiVersion"], object["kind"] = w.Resource.GroupVersion().String(), w.Resource.Kind
+			// Items of a list leave out what they are.
+			object["apiVersion"], object["kind"] = w.Resource.GroupVersion().String(), w.Resource.Kind
+			if len(args) == 0 && export.Own(object) {
+				continue
 			}
 			if err := writeDocument(&text, export.Clean(object)); err != nil {
 				return err

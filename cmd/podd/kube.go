@@ -88,6 +88,7 @@ func (a *agent) newKube(ctx context.Context) (*kube, error) {
 			return "user " + u.Name
 		},
 	})
+	k.keeper.Namespace = k.server.EnsureNamespace
 	k.kubelet = kubelet.New(kubelet.Config{
 		Board: a.board, Pods: a.manager, Logs: podLogs.Open, Metrics: a.api.Metrics, Healthy: a.api.Healthy, LogDir: "/var/log", Version: versionText(),
 		Configz: a.configz, Flags: a.flags,
@@ -104,6 +105,12 @@ func objectsDir(rootDir string) string { return filepath.Join(rootDir, "objects"
 // run keeps what the API shows true, until ctx ends. The pods of the records are on
 // the board by then.
 func (k *kube) run(ctx context.Context, start func(func() error), port int) error {
+	// Nobody is told that there are none.
+	for _, name := range []string{metav1.NamespaceDefault, metav1.NamespaceSystem, metav1.NamespacePublic, v1.NamespaceNodeLease} {
+		if err := k.server.EnsureNamespace(name); err != nil {
+			return err
+		}
+	}
 	k.keeper.Load()
 	start(func() error { return k.server.Run(ctx, k.pki.Certificate()) })
 	start(func() error { k.keeper.Run(ctx); return nil })

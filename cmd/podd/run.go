@@ -356,12 +356,12 @@ func (a *agent) run(ctx context.Context) error {
 	case <-a.manager.Adopted():
 	case <-ctx.Done():
 	}
+	if err := a.kube.run(ctx, start, a.apiPort); err != nil {
+		cancel(err)
+	}
 	start(func() error { return serve(ctx, control, api.Control(a.api)) })
 	if port != nil {
 		start(func() error { return a.serveReadOnly(ctx, port) })
-	}
-	if err := a.kube.run(ctx, start, a.apiPort); err != nil {
-		cancel(err)
 	}
 	a.serveKube(ctx, start, kubePort, kubeletPort)
 	start(func() error { a.sources.Keep(ctx); return nil })
