@@ -1,6 +1,7 @@
 package rest
 
 import (
+	"fmt"
 	"mime"
 	"net/http"
 	"slices"
@@ -57,7 +58,7 @@ func (c *call) patch() error {
 		}
 		if old == nil {
 			code = http.StatusCreated
-			return c.newObject(o, options)
+			return c.createApplied(o, options)
 		}
 		return c.changed(o, old, options)
 	})
@@ -65,6 +66,23 @@ func (c *call) patch() error {
 		return err
 	}
 	return c.respond(code, stored)
+}
+
+// createApplied makes the object that an apply creates, if the user may create
+// one and does not mean one that is gone.
+func (c *call) createApplied(o objects.Object, options writeOptions) (objects.Object, error) {
+	if c.s.Allowed != nil {
+		create := c.Request
+		create.Verb = "create"
+		if err := c.s.Allowed(c.ctx, create); err != nil {
+			return nil, err
+		}
+	}
+	if o.GetUID() != "" {
+		return nil, apierrors.NewConflict(c.resource(), c.Name,
+			fmt.Errorf("uid mismatch: the provided object specified uid %s, and no existing object was found", o.GetUID()))
+	}
+	return c.newObject(o, options)
 }
 
 // patched returns what a patch makes of an object; of none, if old is nil, which

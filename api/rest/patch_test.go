@@ -1,8 +1,14 @@
 package rest
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"strings"
 	"testing"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
 func TestPatches(t *testing.T) {
@@ -84,4 +90,21 @@ func TestWritesNoteTheirManager(t *testing.T) {
 	if !strings.Contains(status.at("metadata.managedFields"), `"subresource":"status"`) {
 		t.Errorf("managed by %s", status.at("metadata.managedFields"))
 	}
+}
+
+func TestApplyCreatesOnlyForWhoMayCreate(t *testing.T) {
+	const applyPatch, web = "application/apply-patch+yaml", "{apiVersion: v1, kind: ConfigMap, metadata: {name: web%s}}"
+	path := configMapsPath + "/web?fieldManager=one"
+	s := newServer(t, func(c *Config) {
+		c.Allowed = func(_ context.Context, q Request) error {
+			if q.Verb == "create" {
+				return apierrors.NewForbidden(schema.GroupResource{Resource: q.Resource}, q.Name, errors.New("no"))
+			}
+			return nil
+		}
+	})
+	do(t, s, "PATCH", path, fmt.Sprintf(web, ""), "Content-Type", applyPatch).wantStatus(t, 403, "Forbidden", `configmaps "web" is forbidden: no`)
+	s = newServer(t, nil)
+	do(t, s, "PATCH", path, fmt.Sprintf(web, ", uid: x"), "Content-Type", applyPatch).wantStatus(t, 409, "Conflict", "uid mismatch")
+	do(t, s, "PATCH", path, fmt.Sprintf(web, ""), "Content-Type", applyPatch).want(t, 201, "metadata.managedFields", "-")
 }
