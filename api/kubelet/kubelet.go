@@ -11,6 +11,7 @@ import (
 	"net/http/pprof"
 	"net/url"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -96,6 +97,7 @@ func New(c Config) http.Handler {
 	s.handle("GET /debug/pprof/symbol", pprof.Symbol, "proxy")
 	s.handle("GET /debug/pprof/trace", pprof.Trace, "proxy")
 	s.handle("/", http.NotFound, "proxy")
+	slices.Sort(s.paths)
 	return s.mux
 }
 

@@ -42,12 +42,13 @@ type limits struct {
 	idle     time.Duration // without a byte in either direction
 	creation time.Duration // until a SPDY client has made the streams that belong together
 	linger   time.Duration // for a client to take what was written last
+	ping     time.Duration // between questions to a WebSocket's client whether it is there
 	forwards int           // ports forwarded at once over one connection
 }
 
 // standard has the kubelet's times: its --streaming-connection-idle-timeout and
 // the stream creation timeout of its streaming server.
-var standard = limits{idle: 4 * time.Hour, creation: 30 * time.Second, linger: 10 * time.Second, forwards: 256}
+var standard = limits{idle: 4 * time.Hour, creation: 30 * time.Second, linger: 10 * time.Second, ping: 30 * time.Second, forwards: 256}
 
 // Exec serves one exec or attach request in whichever protocol it speaks. run does
 // the work between the streams; its context ends when the client hangs up. The

@@ -230,6 +230,27 @@ func TestUnreadInputHoldsUpNeitherSizesNorPings(t *testing.T) {
 	await(t, "the answer to a ping", answered)
 }
 
+// Its input is full, so that nobody sees the connection end.
+func TestCommandThatDoesNotReadItsInputEndsWithItsClient(t *testing.T) {
+	l := quick()
+	l.ping = 20 * time.Millisecond
+	ended := make(chan struct{})
+	address := execServer(t, l, func(ctx context.Context, _ Streams) error {
+		<-ctx.Done()
+		close(ended)
+		return nil
+	})
+	c := dialExec(t, address, "v5.channel.k8s.io", allStreams)
+	c.expire(time.Second) // by then the server takes no more
+	for {
+		if _, err := c.stdin.Write(make([]byte, 1<<20)); err != nil {
+			break
+		}
+	}
+	c.hang()
+	await(t, "the end of the command", ended)
+}
+
 func TestQueueKeepsWhatIsNotReadUpToItsLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue()

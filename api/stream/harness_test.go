@@ -49,6 +49,8 @@ type command struct {
 	// read returns everything that came until the server ended the streams.
 	read func() (stdout, stderr, status string)
 	hang func() // closes the connection without a word
+	// expire lets sending fail after a while; WebSocket only.
+	expire func(time.Duration)
 }
 
 const allStreams = "stdin=true&stdout=true&stderr=true"
@@ -114,7 +116,8 @@ func dialWebSocket(t testing.TB, address, protocol, query string) command {
 			ws.SetPongHandler(func(string) error { answered(); return nil })
 			ws.WriteControl(websocket.PingMessage, nil, time.Now().Add(patience))
 		},
-		hang: func() { ws.NetConn().Close() },
+		hang:   func() { ws.NetConn().Close() },
+		expire: func(d time.Duration) { ws.SetWriteDeadline(time.Now().Add(d)) },
 	}
 }
 

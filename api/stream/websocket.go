@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -171,6 +172,7 @@ type socket struct {
 	base64 bool
 	idle   *idle
 	linger time.Duration
+	closed chan struct{} // by close
 
 	sending sync.Mutex
 	message []byte // the one being sent; guarded by sending
@@ -201,7 +203,30 @@ func (l limits) upgrade(w http.ResponseWriter, r *http.Request, protocol string,
 		}
 		return nil, err
 	}
-	return &socket{ws: ws, idle: newIdle(l.idle, h.conn, cancel), linger: l.linger}, nil
+	s := &socket{ws: ws, idle: newIdle(l.idle, h.conn, cancel), linger: l.linger, closed: make(chan struct{})}
+	go s.lookAfter(l.ping, cancel)
+	return s, nil
+}
+
+// lookAfter notices that the client is gone while nobody receives, because a command
+// does not read its input: what is sent to a socket that nobody has any more is
+// answered with a reset, and the next time sending fails. Ends with the socket.
+func (s *socket) lookAfter(every time.Duration, cancel context.CancelFunc) {
+	t := time.NewTicker(every)
+	defer t.Stop()
+	for {
+		select {
+		case <-s.closed:
+			return
+		case <-t.C:
+		}
+		var slow net.Error
+		err := s.ws.WriteControl(websocket.PingMessage, nil, time.Now().Add(time.Second))
+		if err != nil && !(errors.As(err, &slow) && slow.Timeout()) {
+			cancel()
+			return
+		}
+	}
 }
 
 // hijacker gives the websocket library a connection that ends as ours do.
@@ -242,6 +267,7 @@ func sameOrigin(r *http.Request) bool {
 // close says goodbye. Whoever still receives ends soon after.
 func (s *socket) close() {
 	s.idle.stop()
+	close(s.closed)
 	s.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), time.Now().Add(s.linger))
 	s.ws.Close()
 }
