@@ -163,3 +163,26 @@ func (c *kubeletConfiguration) apply(o *runOptions, given func(flag string) bool
 	o.allowedSysctls = append(o.allowedSysctls, c.AllowedUnsafeSysctls...)
 	return nil
 }
+
+// configuration is what the options say in the words of a KubeletConfiguration, as
+// /configz shows it. Read again, it gives the same options.
+func (o *runOptions) configuration() kubeletConfiguration {
+	qps, serial, parallel := int32(o.pullQPS), o.parallelPulls == 1, int32(o.parallelPulls)
+	high, low, files := int32(o.gcHigh), int32(o.gcLow), int32(o.logMaxFiles)
+	c := kubeletConfiguration{
+		APIVersion: "kubelet.config.k8s.io/v1beta1", Kind: "KubeletConfiguration",
+		StaticPodPath: o.manifests, PodLogsDir: o.podLogsDir, FileCheckFrequency: &metav1.Duration{Duration: o.rescan},
+		Address: o.address, ReadOnlyPort: &o.readOnlyPort, PodPidsLimit: &o.podPidsLimit, PodCIDR: o.podCIDR,
+		ClusterDomain: o.clusterDomain, ResolvConf: &o.resolvConf,
+		RegistryPullQPS: &qps, RegistryBurst: int32(o.pullBurst), SerializeImagePulls: &serial, MaxParallelImagePulls: &parallel,
+		ImageGCHighThresholdPercent: &high, ImageGCLowThresholdPercent: &low,
+		ImageMinimumGCAge: &metav1.Duration{Duration: o.gcMinAge}, ImageMaximumGCAge: &metav1.Duration{Duration: o.gcMaxAge},
+		ContainerLogMaxSize: resource.NewQuantity(o.logMaxBytes, resource.BinarySI).String(), ContainerLogMaxFiles: &files,
+		CgroupRoot: o.cgroupRoot, AllowedUnsafeSysctls: o.allowedSysctls,
+	}
+	for _, ip := range o.clusterDNS {
+		c.ClusterDNS = append(c.ClusterDNS, ip.String())
+	}
+	c.Logging.Format, c.Logging.Verbosity = o.logFormat, &o.verbosity
+	return c
+}

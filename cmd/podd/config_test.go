@@ -1,11 +1,16 @@
 package main
 
 import (
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"sigs.k8s.io/yaml"
 )
 
 func readConfig(t *testing.T, text string, given ...string) (*runOptions, []string, error) {
@@ -57,6 +62,40 @@ logging: {format: json, verbosity: 2}
 		o.logMaxFiles != 3 || o.parallelPulls != 1 || o.gcHigh != 90 || o.gcLow != 70 || o.cgroupRoot != "pods" ||
 		o.logFormat != "json" || o.verbosity != 2 {
 		t.Errorf("got %+v", o)
+	}
+}
+
+// What /configz shows is a configuration that gives the same options.
+func TestConfigurationReadAgainGivesTheSameOptions(t *testing.T) {
+	o := &runOptions{
+		globals: &globals{}, manifests: "/m", podLogsDir: "/logs", address: "192.0.2.1", readOnlyPort: 1, cgroupRoot: "pods",
+		podCIDR: "10.1.0.0/24", verbosity: 2, logFormat: "json", rescan: time.Second, podPidsLimit: 100,
+		clusterDNS: []netip.Addr{netip.MustParseAddr("10.96.0.10")}, clusterDomain: "example.local", resolvConf: "/r",
+		pullQPS: 7, pullBurst: 8, parallelPulls: 3, gcHigh: 90, gcLow: 70, gcMinAge: time.Minute, gcMaxAge: time.Hour,
+		logMaxBytes: 20 << 20, logMaxFiles: 3, allowedSysctls: []string{"net.*"},
+	}
+	text, err := yaml.Marshal(o.configuration())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var shown map[string]any
+	if err := yaml.Unmarshal(text, &shown); err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range honouredKeys {
+		if _, ok := shown[key]; !ok {
+			t.Errorf("%s is not shown", key)
+		}
+	}
+	again, warnings, err := readConfig(t, string(text))
+	if err != nil || len(warnings) > 0 {
+		t.Fatal(warnings, err)
+	}
+	if diff := cmp.Diff(o, again, cmp.AllowUnexported(runOptions{}, globals{}), cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+		t.Error(diff)
+	}
+	if serial := (&runOptions{parallelPulls: 1}).configuration(); !*serial.SerializeImagePulls {
+		t.Error("pulls one after the other are not shown")
 	}
 }
 

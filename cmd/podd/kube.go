@@ -16,7 +16,6 @@ import (
 	"golang.org/x/net/netutil"
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/uuid"
 	apiversion "k8s.io/apimachinery/pkg/version"
@@ -290,19 +289,7 @@ func (a *agent) writeKubeconfig(k *kube) {
 
 // configz is what the agent runs with, in the form of --config.
 func (a *agent) configz() any {
-	c := kubeletConfiguration{
-		APIVersion: "kubelet.config.k8s.io/v1beta1", Kind: "KubeletConfiguration",
-		StaticPodPath: a.manifests, PodLogsDir: a.podLogsDir, Address: a.address, ReadOnlyPort: &a.readOnlyPort, PodPidsLimit: &a.podPidsLimit,
-		PodCIDR: strings.Join(a.facts.PodCIDRs, ","), ClusterDomain: a.clusterDomain, ResolvConf: &a.resolvConf, CgroupRoot: a.cgroupRoot,
-		FileCheckFrequency: &metav1.Duration{Duration: a.rescan}, AllowedUnsafeSysctls: a.allowedSysctls,
-		ContainerLogMaxSize: resource.NewQuantity(a.logMaxBytes, resource.BinarySI).String(), ContainerLogMaxFiles: new(int32(a.logMaxFiles)),
-		RegistryPullQPS: new(int32(a.pullQPS)), RegistryBurst: int32(a.pullBurst),
-		ImageGCHighThresholdPercent: new(int32(a.gcHigh)), ImageGCLowThresholdPercent: new(int32(a.gcLow)),
-		ImageMinimumGCAge: &metav1.Duration{Duration: a.gcMinAge}, ImageMaximumGCAge: &metav1.Duration{Duration: a.gcMaxAge},
-	}
-	for _, ip := range a.clusterDNS {
-		c.ClusterDNS = append(c.ClusterDNS, ip.String())
-	}
-	c.Logging.Format, c.Logging.Verbosity = a.logFormat, &a.verbosity
+	c := a.configuration()
+	c.PodCIDR = strings.Join(a.facts.PodCIDRs, ",") // also when it was not given
 	return c
 }
