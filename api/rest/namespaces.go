@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/uuid"
+	"k8s.io/apimachinery/pkg/watch"
 
 	"podd/api/objects"
 )
@@ -74,6 +75,16 @@ func (s *Server) stillExists(k *Kind, o objects.Object) error {
 	return err
 }
 
+// ensureBuiltinNamespaces makes those that exist from the start.
+func (s *Server) ensureBuiltinNamespaces() error {
+	for _, name := range builtinNamespaces {
+		if err := s.EnsureNamespace(name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // EnsureNamespace makes a namespace that exists by itself, if it is not there.
 func (s *Server) EnsureNamespace(name string) error {
 	k := s.stored(namespaceResource)
@@ -99,10 +110,8 @@ func newMeta(namespace, name string) metav1.ObjectMeta {
 // deleted goes once everything in it is gone. rootCA is what pods trust the API
 // by, as PEM; nil: namespaces have no kube-root-ca.crt.
 func (s *Server) Run(ctx context.Context, rootCA []byte) error {
-	for _, name := range builtinNamespaces {
-		if err := s.EnsureNamespace(name); err != nil {
-			return err
-		}
+	if err := s.ensureBuiltinNamespaces(); err != nil {
+		return err
 	}
 	// A change of any namespaced kind can be what a namespace waited for.
 	wake := make(chan struct{}, 1)
@@ -167,7 +176,7 @@ func (s *Server) concernsNamespaces(e objects.Event) bool {
 	if _, ok := e.Object.(*v1.Namespace); ok {
 		return true
 	}
-	return e.Type == "DELETED" || e.Object.GetName() == rootCAConfigMap
+	return e.Type == watch.Deleted || e.Object.GetName() == rootCAConfigMap
 }
 
 // namespacedResources are those that lie in namespaces and are stored.
@@ -241,6 +250,10 @@ func (s *Server) emptyNamespace(n *v1.Namespace) error {
 		k := s.stored(res)
 		inside, _ := s.Store.List(res, n.Name)
 		for _, o := range inside {
+			if s.DeclaredIn(o) != "" { // it came meanwhile; its file decides
+				left = true
+				continue
+			}
 			_, gone, err := s.delete(k, k.key(n.Name, o.GetName()), &metav1.DeleteOptions{}, nil)
 			if err != nil && !apierrors.IsNotFound(err) {
 				failed = errors.Join(failed, err)

@@ -94,6 +94,38 @@ func TestWhatHoldsANamespace(t *testing.T) {
 	})
 }
 
+// What a file declares in a namespace that is going is not fought over: the
+// namespace waits for the file.
+func TestTheEndOfANamespaceWaitsForFiles(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer(t, func(c *Config) {
+			c.DeclaredIn = func(o objects.Object) string { return o.GetAnnotations()["file"] }
+		})
+		run(t, s)
+		mirror := func(o objects.Object) {
+			t.Helper()
+			if _, err := s.Store.Update(s.stored(configMaps).key("a", "web"), func(objects.Object) (objects.Object, error) { return o, nil }); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		if err := s.EnsureNamespace("a"); err != nil {
+			t.Fatal(err)
+		}
+		do(t, s, "POST", "/api/v1/namespaces/a/secrets", `{"metadata":{"name":"held","finalizers":["example.com/hold"]}}`).want(t, 201)
+		do(t, s, "DELETE", "/api/v1/namespaces/a", nil).want(t, 200)
+		declared := &v1.ConfigMap{ObjectMeta: newMeta("a", "web")}
+		declared.Annotations = map[string]string{"file": "web.yaml:7"}
+		mirror(declared)
+		do(t, s, "PATCH", "/api/v1/namespaces/a/secrets/held", `{"metadata":{"finalizers":null}}`, "Content-Type", "application/merge-patch+json").want(t, 200)
+		synctest.Wait()
+		do(t, s, "GET", "/api/v1/namespaces/a", nil).want(t, 200, "status.phase", "Terminating")
+		do(t, s, "GET", "/api/v1/namespaces/a/configmaps/web", nil).want(t, 200)
+		mirror(nil)
+		do(t, s, "GET", "/api/v1/namespaces/a", nil).wantStatus(t, 404, "NotFound", "")
+	})
+}
+
 // A change that cannot be persisted is tried again.
 func TestANamespaceThatCannotBeEmptiedIsTriedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

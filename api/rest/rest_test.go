@@ -33,10 +33,8 @@ func newServer(t testing.TB, change func(*Config)) *Server {
 		change(&config)
 	}
 	s := New(config)
-	for _, name := range builtinNamespaces {
-		if err := s.EnsureNamespace(name); err != nil {
-			t.Fatal(err)
-		}
+	if err := s.ensureBuiltinNamespaces(); err != nil {
+		t.Fatal(err)
 	}
 	return s
 }

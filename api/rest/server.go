@@ -43,6 +43,10 @@ type Config struct {
 	// object, o for one that goes. An error refuses the change.
 	Persist func(old, o objects.Object) error
 
+	// DeclaredIn says which file declares an object, and "" of one that no file
+	// does: the end of its namespace waits for the file. nil: no files.
+	DeclaredIn func(o objects.Object) string
+
 	// Client names who is at the other end, for MaxWatchesPerClient. nil: by
 	// address.
 	Client func(r *http.Request) string
@@ -77,6 +81,9 @@ func New(config Config) *Server {
 	setDefault(&s.MaxWatchesPerClient, 250)
 	setDefault(&s.MaxWrites, 32)
 	s.writes = make(chan struct{}, s.MaxWrites)
+	if s.DeclaredIn == nil {
+		s.DeclaredIn = func(objects.Object) string { return "" }
+	}
 	if s.Client == nil {
 		s.Client = func(r *http.Request) string {
 			host, _, _ := net.SplitHostPort(r.RemoteAddr)

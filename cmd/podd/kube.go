@@ -76,7 +76,7 @@ func (a *agent) newKube(ctx context.Context) (*kube, error) {
 	kinds = append(kinds, pods)
 	k.server = rest.New(rest.Config{
 		Store: k.store, Kinds: kinds, Log: log, Other: a.otherPaths(kinds),
-		Admit: k.keeper.AdmitRequest, Persist: k.keeper.Persist,
+		Admit: k.keeper.AdmitRequest, Persist: k.keeper.Persist, DeclaredIn: declared.DeclaredIn,
 		Allowed: func(ctx context.Context, q rest.Request) error {
 			return auth.Allowed(ctx, auth.Attributes{
 				Verb: q.Verb, Group: q.Group, Resource: q.Resource, Subresource: q.Subresource, Namespace: q.Namespace, Name: q.Name,
