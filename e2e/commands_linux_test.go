@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -59,12 +60,20 @@ func runPodd(ts *testscript.TestScript, args []string) error {
 	return ts.Exec(cmd.Path, cmd.Args[1:]...)
 }
 
+// run runs podd or kubectl.
+func run(ts *testscript.TestScript, args []string) error {
+	if args[0] == "podd" {
+		return runPodd(ts, args[1:])
+	}
+	return ts.Exec(args[0], args[1:]...)
+}
+
 // cmdUntil is "until REGEXP podd ARG…": the command is repeated until its
-// output matches. With "!" it is repeated until it does not. Instead of podd,
-// "get URL" asks for a page, and "file NAME" reads a file.
+// output matches. With "!" it is repeated until it does not. Instead of podd it
+// may be kubectl, "get URL" asks for a page, and "file NAME" reads a file.
 func cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
-	if len(args) < 3 || args[1] != "podd" && args[1] != "get" && args[1] != "file" {
-		ts.Fatalf("usage: until REGEXP podd ARG… | get URL | file NAME")
+	if len(args) < 3 || !slices.Contains([]string{"podd", "kubectl", "get", "file"}, args[1]) {
+		ts.Fatalf("usage: until REGEXP podd ARG… | kubectl ARG… | get URL | file NAME")
 	}
 	want, err := regexp.Compile("(?m)" + args[0])
 	ts.Check(err)
@@ -79,6 +88,9 @@ func cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 			out = string(data)
 		default:
 			cmd := worldOf(ts).command(args[2:]...)
+			if args[1] == "kubectl" {
+				cmd = worldOf(ts).kubectlCommand(args[2:]...)
+			}
 			var data []byte
 			data, err = cmd.CombinedOutput()
 			out = string(data)
@@ -115,28 +127,28 @@ func page(ts *testscript.TestScript, url string) (string, error) {
 	return string(data), err
 }
 
-// cmdNote is "note NAME podd ARG…": it remembers what the command printed, for
+// cmdNote is "note NAME podd ARG…", or kubectl: it remembers what the command printed, for
 // $NAME and same.
 func cmdNote(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) < 3 || args[1] != "podd" {
-		ts.Fatalf("usage: note NAME podd ARG…")
+	if neg || len(args) < 3 || args[1] != "podd" && args[1] != "kubectl" {
+		ts.Fatalf("usage: note NAME podd|kubectl ARG…")
 	}
-	if err := runPodd(ts, args[2:]); err != nil {
-		ts.Fatalf("podd %s: %v", strings.Join(args[2:], " "), err)
+	if err := run(ts, args[1:]); err != nil {
+		ts.Fatalf("%s: %v", strings.Join(args[1:], " "), err)
 	}
 	value := strings.TrimSpace(ts.ReadFile("stdout"))
 	worldOf(ts).notes[args[0]] = value
 	ts.Setenv(args[0], value)
 }
 
-// cmdSame is "same NAME podd ARG…": the command prints what it printed when it
+// cmdSame is "same NAME podd ARG…", or kubectl: the command prints what it printed when it
 // was noted; with "!" something else.
 func cmdSame(ts *testscript.TestScript, neg bool, args []string) {
-	if len(args) < 3 || args[1] != "podd" {
-		ts.Fatalf("usage: same NAME podd ARG…")
+	if len(args) < 3 || args[1] != "podd" && args[1] != "kubectl" {
+		ts.Fatalf("usage: same NAME podd|kubectl ARG…")
 	}
-	if err := runPodd(ts, args[2:]); err != nil {
-		ts.Fatalf("podd %s: %v", strings.Join(args[2:], " "), err)
+	if err := run(ts, args[1:]); err != nil {
+		ts.Fatalf("%s: %v", strings.Join(args[1:], " "), err)
 	}
 	was, is := worldOf(ts).notes[args[0]], strings.TrimSpace(ts.ReadFile("stdout"))
 	if (was == is) == neg {

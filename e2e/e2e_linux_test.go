@@ -48,9 +48,13 @@ func buildAndRun(m *testing.M) int {
 func TestScripts(t *testing.T) {
 	kerneltest.Root(t)
 	kerneltest.Busybox(t)
-	images := makeImages(t)
-	testscript.Run(t, testscript.Params{
-		Dir: "testdata",
+	testscript.Run(t, scripts("testdata", makeImages(t)))
+}
+
+// scripts are the scripts of a directory, each with a world of its own.
+func scripts(dir, images string) testscript.Params {
+	return testscript.Params{
+		Dir: dir,
 		Setup: func(env *testscript.Env) error {
 			w, err := newWorld(env.WorkDir, filepath.Join(images, "busybox.tar"))
 			if err != nil {
@@ -81,5 +85,5 @@ func TestScripts(t *testing.T) {
 			"registry": cmdRegistry,
 			"server":   cmdServer,
 		},
-	})
+	}
 }

@@ -31,7 +31,9 @@ type world struct {
 	log    *os.File
 	notes  map[string]string
 	target *target
-	tcp    net.Listener
+	// kubectl runs on the agent's host; empty where the script has none.
+	kubectl string
+	tcp     net.Listener
 	// ends are called last to first when the script is over.
 	ends []func()
 }
@@ -126,6 +128,14 @@ func (w *world) command(args ...string) *exec.Cmd {
 		"--root-dir", filepath.Join(w.dir, "root"), "--run-dir", filepath.Join(w.dir, "run"),
 	}, args...)...)
 	cmd.Dir = w.dir
+	return cmd
+}
+
+// kubectlCommand is kubectl as root of the agent's host.
+func (w *world) kubectlCommand(args ...string) *exec.Cmd {
+	cmd := exec.Command(w.kubectl, args...)
+	cmd.Dir = w.dir
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+filepath.Join(w.dir, "root/kubeconfig"), "HOME="+filepath.Join(w.dir, "home"))
 	return cmd
 }
 
