@@ -196,9 +196,17 @@ func (k *Keeper) Persist(old, o objects.Object) error {
 	case o == nil:
 		return k.remove(old)
 	case was != nil && sameButStatus(is, was):
-		return k.persistStatus(was, is)
+		err := k.persistStatus(was, is)
+		if err == nil {
+			k.tellPlace(was, is)
+		}
+		return err
 	}
-	return k.write(o)
+	err := k.write(o)
+	if err == nil && is != nil {
+		k.tellPlace(was, is)
+	}
+	return err
 }
 
 // write keeps an object and hands it over.

@@ -226,6 +226,12 @@ func TestAPodWithoutAPlaceGetsOne(t *testing.T) {
 	if conditionOf(gated, v1.PodScheduled) != "False SchedulingGated" {
 		t.Errorf("the gated is %+v", gated.Status)
 	}
+	told := func(pod, want string) {
+		w.until("the scheduler tells of "+pod, func() bool { return w.schedulerEvents(pod) == want })
+	}
+	told("first", "Scheduled: Successfully assigned default/first to node")
+	told("second", "FailedScheduling: 0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports.")
+	told("gated", "FailedScheduling: Scheduling is blocked due to non-empty scheduling gates")
 	w.ready("first")
 	w.killAgent()
 	w.startAgent()
@@ -237,6 +243,7 @@ func TestAPodWithoutAPlaceGetsOne(t *testing.T) {
 	gated.Spec.SchedulingGates = nil
 	w.as(w.do("PUT", podsPath+"/gated", gated), 200)
 	w.ready("gated")
+	told("gated", "Scheduled: Successfully assigned default/gated to node")
 	w.as(w.do("POST", podsPath, plainPod("other", "  schedulerName: mine")), 201)
 	if r := w.do("POST", podsPath+"/other/binding", `{"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "other"}, "target": {"kind": "Node", "name": "node"}}`); r.code != 201 {
 		t.Errorf("bound: %d %s", r.code, r.body)
@@ -476,4 +483,22 @@ func TestAPodWhoseFileCannotBeReadGoesOnAndIsShown(t *testing.T) {
 	if _, err := os.Stat(file); err == nil {
 		t.Error("its file is left")
 	}
+}
+
+// schedulerEvents lists what the scheduler tells of a pod, the earliest first.
+func (w *world) schedulerEvents(pod string) string {
+	w.Helper()
+	stored, _ := w.store.List(eventResource, "default")
+	var events []*v1.Event
+	for _, o := range stored {
+		if e := o.(*v1.Event); e.Source.Component == "default-scheduler" && e.InvolvedObject.Name == pod {
+			events = append(events, e)
+		}
+	}
+	slices.SortFunc(events, func(a, b *v1.Event) int { return a.FirstTimestamp.Compare(b.FirstTimestamp.Time) })
+	var lines []string
+	for _, e := range events {
+		lines = append(lines, e.Reason+": "+e.Message)
+	}
+	return strings.Join(lines, ", ")
 }

@@ -127,6 +127,44 @@ func scheduled(p *v1.Pod, status v1.ConditionStatus, reason, message string) {
 	p.Status.Conditions = append(p.Status.Conditions, c)
 }
 
+// tellPlace tells, as the scheduler's event, that a pod was given its place, or why it
+// was not. was is nil for a new pod.
+func (k *Keeper) tellPlace(was, is *v1.Pod) {
+	kind, reason, message := v1.EventTypeNormal, "Scheduled", fmt.Sprintf("Successfully assigned %s to %s", nameOf(is), is.Spec.NodeName)
+	var before string
+	if was != nil {
+		before = unplaced(was)
+	}
+	switch {
+	case is.Spec.NodeName == "":
+		kind, reason, message = v1.EventTypeWarning, "FailedScheduling", unplaced(is)
+		if message == "" || message == before {
+			return
+		}
+	case was != nil && was.Spec.NodeName != "":
+		return
+	}
+	now := metav1.Now()
+	k.Event(&v1.Event{
+		ObjectMeta: metav1.ObjectMeta{Namespace: is.Namespace, Name: fmt.Sprintf("%s.%x", is.Name, now.UnixNano()), CreationTimestamp: now},
+		InvolvedObject: v1.ObjectReference{
+			APIVersion: "v1", Kind: "Pod", Namespace: is.Namespace, Name: is.Name, UID: is.UID,
+		},
+		Type: kind, Reason: reason, Message: message, FirstTimestamp: now, LastTimestamp: now, Count: 1,
+		Source: v1.EventSource{Component: v1.DefaultSchedulerName}, ReportingController: v1.DefaultSchedulerName, ReportingInstance: k.Node,
+	})
+}
+
+// unplaced is why a pod has no place.
+func unplaced(p *v1.Pod) string {
+	for _, c := range p.Status.Conditions {
+		if c.Type == v1.PodScheduled && c.Status == v1.ConditionFalse {
+			return c.Message
+		}
+	}
+	return ""
+}
+
 // scheduleAll gives pods their place that had none, where there is room by now.
 func (k *Keeper) scheduleAll() {
 	stored, _ := k.Store.List(podResource, "")
