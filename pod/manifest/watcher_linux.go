@@ -82,6 +82,7 @@ type Watcher struct {
 	inotify  *inotify
 	writing  map[string]time.Time // open for writing; the last write seen
 	removals map[string]time.Time // missing; when that counts
+	moved    event                // the last name that moved away to where was not known yet
 	rescanAt time.Time
 	blind    bool // the kernel refused the watch, and that was said
 
@@ -304,6 +305,9 @@ func (w *Watcher) named(e event, later []event) {
 	switch {
 	case e.mask&(unix.IN_MOVED_TO|unix.IN_CLOSE_WRITE) != 0:
 		w.read(e.name)
+		if _, missing := w.removals[w.moved.name]; missing && e.cookie != 0 && e.cookie == w.moved.cookie {
+			w.removals[w.moved.name] = time.Now() // as below, of a rename that came in two
+		}
 	case e.mask&unix.IN_CREATE != 0:
 		// A link has its content already; a new file will be written.
 		delete(w.removals, e.name)
@@ -323,12 +327,14 @@ func (w *Watcher) named(e event, later []event) {
 		w.removals[e.name] = time.Now().Add(w.removal)
 	case e.mask&unix.IN_MOVED_FROM != 0:
 		delete(w.writing, e.name)
-		pause := w.removal
+		pause := w.backup
 		to := slices.IndexFunc(later, func(l event) bool { return l.cookie == e.cookie && l.mask&unix.IN_MOVED_TO != 0 })
 		if to >= 0 && w.dir.counts(later[to].name) {
 			pause = 0 // renamed: both names are looked at before the set goes out
-		} else if to >= 0 {
-			pause = w.backup
+		} else if to < 0 {
+			// It left the directory, or the other half of the rename is on its way:
+			// on a busy machine the two are not read at once. Source: inotify(7).
+			w.moved = e
 		}
 		w.removals[e.name] = time.Now().Add(pause)
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"golang.org/x/sys/unix"
 
 	"podd/pod"
 )
@@ -290,6 +291,35 @@ func TestEditors(t *testing.T) {
 			w.staysQuiet()
 			w.isClean()
 		})
+	}
+}
+
+// On a busy machine the kernel's two events of a rename are not read at once.
+func TestARenameReadInTwoHalvesIsOneChange(t *testing.T) {
+	dir := newDir(t)
+	must(t, os.WriteFile(filepath.Join(dir, "web.yaml"), []byte(manifest("web", "a")), 0o644))
+	w := New(Config{Dir: dir, Logger: logr.Discard()})
+	w.removal, w.backup = 0, time.Hour
+	in, err := newInotify()
+	must(t, err)
+	defer in.close()
+	w.inotify, w.dir = in, newDirectory(dir, nil, nil, time.Now)
+	w.dir.objects = newObjectFiles("", nil, time.Now)
+	w.rescan()
+	must(t, os.Rename(filepath.Join(dir, "web.yaml"), filepath.Join(dir, "renamed.yaml")))
+	for _, half := range []event{
+		{mask: unix.IN_MOVED_FROM, cookie: 7, name: "web.yaml"},
+		{mask: unix.IN_MOVED_TO, cookie: 7, name: "renamed.yaml"},
+	} {
+		w.handle([]event{half})
+		w.due()
+		set, _, reports := w.dir.set()
+		if got := names(set); got != "web=a" || len(reports) > 0 {
+			t.Errorf("after %s: %q, %v; want web=a and no reports", half.name, got, reports)
+		}
+	}
+	if len(w.removals) > 0 {
+		t.Errorf("still waiting for %v", w.removals)
 	}
 }
 
