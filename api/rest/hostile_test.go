@@ -15,6 +15,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"podd/api/objects"
@@ -215,6 +216,31 @@ func TestWarningsCannotBreakHeaders(t *testing.T) {
 			t.Errorf("warning %q", w)
 		}
 	}
+}
+
+// A small body must not become a thousand times its size in memory.
+func TestBodiesThatUnfoldAreRefused(t *testing.T) {
+	s := newServer(t, nil)
+	const path = "/api/v1/namespaces/default/podtemplates"
+	many := func(element string) string {
+		return `{"metadata":{"name":"x"},"template":{"spec":{"containers":[` + strings.Repeat(element+",", maxParts) + element + `]}}}`
+	}
+	folded := &v1.PodTemplate{}
+	folded.Name = "x"
+	folded.Template.Spec.Containers = make([]v1.Container, maxParts)
+	for media, body := range map[string]any{mediaJSON: many("{}"), mediaYAML: many("null"), mediaProtobuf: enveloped(t, folded, "v1", "PodTemplate")} {
+		do(t, s, "POST", path, body, "Content-Type", media).wantStatus(t, 413, "RequestEntityTooLarge", "the body has more than 50000 elements and fields")
+	}
+	list := "metadata: {name: x}\ntemplate:\n  spec:\n    containers: # \"\n" + strings.Repeat("    -\n", maxParts+1)
+	do(t, s, "POST", path, list, "Content-Type", mediaYAML).wantStatus(t, 413, "RequestEntityTooLarge", "elements and fields")
+	do(t, s, "PATCH", path+"/x?fieldManager=a", list, "Content-Type", applyPatch).wantStatus(t, 413, "RequestEntityTooLarge", "elements and fields")
+	do(t, s, "POST", path, many("1")).wantStatus(t, 413, "RequestEntityTooLarge", "elements and fields")
+	do(t, s, "PATCH", configMapsPath+"/x", many("{}"), "Content-Type", "application/merge-patch+json").wantStatus(t, 413, "RequestEntityTooLarge", "elements and fields")
+	// What is only text may have as many of these characters as it likes.
+	text := strings.Repeat(`{"a,b":[1,2]},`, 40_000)
+	do(t, s, "POST", configMapsPath, configMapNamed("json", "a", text)).want(t, 201)
+	do(t, s, "POST", configMapsPath, enveloped(t, &v1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "proto"}, Data: map[string]string{"a": text},
+		BinaryData: map[string][]byte{"b": make([]byte, 400_000)}}, "v1", "ConfigMap"), "Content-Type", mediaProtobuf).want(t, 201)
 }
 
 func FuzzPath(f *testing.F) {

@@ -43,6 +43,13 @@ func (c *call) patch() error {
 		return err
 	}
 	options.applied = kind == types.ApplyYAMLPatchType
+	language := mediaJSON
+	if options.applied {
+		language = mediaYAML
+	}
+	if err := boundParts(data, language); err != nil {
+		return err
+	}
 	force := given.Force != nil && *given.Force
 	code := http.StatusOK
 	stored, err := c.put(options, func(old objects.Object) (objects.Object, error) {

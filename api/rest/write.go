@@ -63,6 +63,9 @@ func (c *call) body(kind schema.GroupVersionKind, into runtime.Object, strictnes
 	if err != nil {
 		return err
 	}
+	if err := boundParts(data, media); err != nil {
+		return err
+	}
 	strict, err := decode(data, media, kind, into)
 	if err != nil {
 		return err
