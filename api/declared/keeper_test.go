@@ -1,19 +1,23 @@
 package declared
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"podd/api/objects"
 	"podd/api/podlogs"
 	"podd/logs"
+	"podd/pod"
 )
 
 func (w *world) remove(key objects.Key, options *metav1.DeleteOptions) error {
@@ -80,8 +84,13 @@ func TestAPodDeletedWithoutGraceIsGoneAtOnce(t *testing.T) {
 	w.kernel.Deafen("app")
 	w.do("POST", podsPath, plainPod("web", "  terminationGracePeriodSeconds: 3600"))
 	before := w.ready("web")
+	order := &ordered{Runner: w.keeper.Runner, file: filepath.Join(w.objects, "pods/default/web.yaml")}
+	w.keeper.Runner = order
 	if r := w.do("DELETE", podsPath+"/web?gracePeriodSeconds=0", nil); r.code != 200 {
 		t.Fatalf("%d %s", r.code, r.body)
+	}
+	if !order.kept {
+		t.Error("it was not ended, or before its file said that it was deleted")
 	}
 	if p := w.pod("web"); p != nil {
 		t.Errorf("still there: %+v", p.ObjectMeta)
@@ -140,7 +149,7 @@ func TestAFinishedPodStaysUntilItIsDeleted(t *testing.T) {
 
 func TestAPodOfAFileIsReadAndNotChanged(t *testing.T) {
 	w := newWorld(t)
-	w.file("web.yaml", plainPod("web", "  readinessGates: [{conditionType: example.com/open}]")+
+	w.file("web.yaml", plainPod("web", "  terminationGracePeriodSeconds: 1\n  readinessGates: [{conditionType: example.com/open}]")+
 		"\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings}\ndata: {a: b}\n")
 	w.until("it runs", func() bool { p := w.pod("web"); return p != nil && conditionOf(p, v1.ContainersReady) == "True" })
 	p := w.pod("web")
@@ -185,8 +194,15 @@ func TestAPodOfAFileIsReadAndNotChanged(t *testing.T) {
 		return p != nil && p.UID != uid && conditionOf(p, v1.ContainersReady) == "True" && len(p.Spec.EphemeralContainers) == 0
 	})
 	uid = w.pod("web").UID
+	w.kernel.Deafen("app") // its end takes a while
 	w.do("DELETE", podsPath+"/web?gracePeriodSeconds=0", nil)
-	w.until("another one runs", func() bool { p := w.pod("web"); return p != nil && p.UID != uid })
+	w.until("another one runs", func() bool {
+		p := w.pod("web")
+		if p != nil && p.UID == uid {
+			t.Fatal("a pod that was deleted at once is shown again")
+		}
+		return p != nil
+	})
 	w.file("web.yaml", "")
 	w.gone("web")
 	w.until("its ConfigMap is gone", func() bool { return w.do("GET", settings, nil).code == 404 })
@@ -226,8 +242,8 @@ func TestAPodWithoutAPlaceGetsOne(t *testing.T) {
 	if conditionOf(gated, v1.PodScheduled) != "False SchedulingGated" {
 		t.Errorf("the gated is %+v", gated.Status)
 	}
-	told := func(pod, want string) {
-		w.until("the scheduler tells of "+pod, func() bool { return w.schedulerEvents(pod) == want })
+	told := func(name, want string) {
+		w.until("the scheduler tells of "+name, func() bool { return w.schedulerEvents(name) == want })
 	}
 	told("first", "Scheduled: Successfully assigned default/first to node")
 	told("second", "FailedScheduling: 0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports.")
@@ -486,12 +502,12 @@ func TestAPodWhoseFileCannotBeReadGoesOnAndIsShown(t *testing.T) {
 }
 
 // schedulerEvents lists what the scheduler tells of a pod, the earliest first.
-func (w *world) schedulerEvents(pod string) string {
+func (w *world) schedulerEvents(name string) string {
 	w.Helper()
 	stored, _ := w.store.List(eventResource, "default")
 	var events []*v1.Event
 	for _, o := range stored {
-		if e := o.(*v1.Event); e.Source.Component == "default-scheduler" && e.InvolvedObject.Name == pod {
+		if e := o.(*v1.Event); e.Source.Component == "default-scheduler" && e.InvolvedObject.Name == name {
 			events = append(events, e)
 		}
 	}
@@ -501,4 +517,17 @@ func (w *world) schedulerEvents(pod string) string {
 		lines = append(lines, e.Reason+": "+e.Message)
 	}
 	return strings.Join(lines, ", ")
+}
+
+// ordered sees that what ends at once was kept as deleted before.
+type ordered struct {
+	Runner
+	file string
+	kept bool
+}
+
+func (o *ordered) End(ctx context.Context, key pod.Key, uid types.UID, grace time.Duration) error {
+	text, _ := os.ReadFile(o.file)
+	o.kept = grace == 0 && strings.Contains(string(text), "deletionGracePeriodSeconds: 0")
+	return o.Runner.End(ctx, key, uid, grace)
 }
