@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strconv"
-	"time"
 
 	"github.com/go-logr/logr"
 	v1 "k8s.io/api/core/v1"
@@ -19,16 +17,10 @@ import (
 	"podd/pod"
 )
 
-// Commands are what the control socket passes on.
+// Commands are what the control socket passes on, besides the Kubernetes API.
 type Commands interface {
-	// Exec runs a command in a running container of a pod.
-	Exec(ctx context.Context, key pod.Key, r pod.ExecRequest) (exitCode int, err error)
-	// Attach connects a client to a running container's main process.
-	Attach(ctx context.Context, key pod.Key, r pod.AttachRequest) error
 	// Restart stops and starts a pod in place.
 	Restart(ctx context.Context, key pod.Key) error
-	// Debug adds an ephemeral container to a pod.
-	Debug(ctx context.Context, key pod.Key, c v1.EphemeralContainer) error
 	// Diff says what manifests would do.
 	Diff(ctx context.Context, all []pod.Desired) ([]pod.Outcome, error)
 	// Why tells what a pod waits for and what befell it, given the problems of its
@@ -41,13 +33,8 @@ type Commands interface {
 
 // Config is what the handlers show.
 type Config struct {
-	Board      *pod.Board
-	Events     *pod.EventStore
-	Commands   Commands // used by Control only
-	PodLogsDir string
-	// WatchLogs tells followers when a directory of logs changes; see
-	// [logs.Watcher.Watch]. Nil: each follower finds out by itself.
-	WatchLogs func(dir string) (changed <-chan struct{}, stop func(), err error)
+	Board    *pod.Board
+	Commands Commands // used by Control only
 	// Problems are the lines to show about manifests that are not as they
 	// should be.
 	Problems func() []string
@@ -62,7 +49,7 @@ type Config struct {
 	Metrics map[string]http.Handler
 	// Healthy returns why the agent does not do its work, or nil.
 	Healthy func() error
-	// Kube is the Kubernetes API, for root. Nil: there is none.
+	// Kube is the Kubernetes API, for root. Used by Control only.
 	Kube    http.Handler
 	Version string
 	Logger  logr.Logger
@@ -87,29 +74,20 @@ func MetricsOnly(c Config) http.Handler {
 	return mux
 }
 
-// Control serves everything, to whoever reaches the socket.
+// Control serves everything, to whoever reaches the socket: below /podd/ what
+// Kubernetes has no words for, and the Kubernetes API.
 func Control(c Config) http.Handler {
 	mux := http.NewServeMux()
 	c.health(mux)
-	mux.HandleFunc("GET /pods", kubelet.PodList(c.Board))
-	mux.HandleFunc("GET /persistentvolumeclaims", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, c.Claims()) })
-	mux.HandleFunc("GET /persistentvolumes", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, c.Volumes()) })
-	mux.HandleFunc("GET /watch", c.watch)
-	mux.HandleFunc("GET /events", c.events)
-	mux.HandleFunc("GET /problems", c.problems)
-	mux.HandleFunc("GET /why/{namespace}/{pod}", c.why)
-	mux.HandleFunc("GET /version", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, c.Version) })
-	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", c.logs)
-	mux.HandleFunc("POST /exec/{namespace}/{pod}/{container}", c.exec)
-	mux.HandleFunc("POST /attach/{namespace}/{pod}/{container}", c.attach)
-	mux.HandleFunc("POST /restart/{namespace}/{pod}", c.restart)
-	mux.HandleFunc("POST /debug/{namespace}/{pod}", c.debug)
-	mux.HandleFunc("POST /diff", c.diff)
-	mux.HandleFunc("POST /down", c.down)
-	if c.Kube != nil {
-		mux.Handle("/api/", c.Kube)
-		mux.Handle("/apis/", c.Kube)
-	}
+	mux.Handle("/", c.Kube)
+	mux.HandleFunc("GET /podd/persistentvolumeclaims", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, c.Claims()) })
+	mux.HandleFunc("GET /podd/persistentvolumes", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, c.Volumes()) })
+	mux.HandleFunc("GET /podd/problems", c.problems)
+	mux.HandleFunc("GET /podd/why/{namespace}/{pod}", c.why)
+	mux.HandleFunc("GET /podd/version", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, c.Version) })
+	mux.HandleFunc("POST /podd/restart/{namespace}/{pod}", c.restart)
+	mux.HandleFunc("POST /podd/diff", c.diff)
+	mux.HandleFunc("POST /podd/down", c.down)
 	return mux
 }
 
@@ -128,41 +106,6 @@ func (c Config) health(mux *http.ServeMux) {
 	}
 }
 
-// watch serves metav1.WatchEvents, one a line, after ?resourceVersion=.
-func (c Config) watch(w http.ResponseWriter, r *http.Request) {
-	version, err := strconv.ParseUint(r.URL.Query().Get("resourceVersion"), 10, 64)
-	if err != nil {
-		c.fail(w, apierrors.NewBadRequest("resourceVersion: expected a number"))
-		return
-	}
-	w.Header().Set("Content-Type", "application/json")
-	flush := http.NewResponseController(w)
-	flush.Flush()
-	enc := json.NewEncoder(w)
-	for {
-		changes, err := c.Board.Changes(r.Context(), version)
-		if err != nil {
-			return // the client went away, or starts over from a new list
-		}
-		for _, change := range changes {
-			if enc.Encode(map[string]any{"type": change.Type, "object": change.Pod}) != nil {
-				return
-			}
-			version = change.Version
-		}
-		flush.Flush()
-	}
-}
-
-func (c Config) events(w http.ResponseWriter, r *http.Request) {
-	q := r.URL.Query()
-	list := v1.EventList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "EventList"}, Items: []v1.Event{}}
-	for _, e := range c.Events.List(pod.EventFilter{Namespace: q.Get("namespace"), Name: q.Get("name")}, time.Now()) {
-		list.Items = append(list.Items, *e)
-	}
-	writeJSON(w, list)
-}
-
 func (c Config) problems(w http.ResponseWriter, _ *http.Request) {
 	lines := []string{}
 	if c.Problems != nil {
@@ -175,25 +118,6 @@ func (c Config) restart(w http.ResponseWriter, r *http.Request) {
 	p, err := c.find(r)
 	if err == nil {
 		err = c.Commands.Restart(r.Context(), keyOf(p))
-	}
-	if err != nil {
-		c.fail(w, err)
-	}
-}
-
-// debug takes a v1.EphemeralContainer.
-func (c Config) debug(w http.ResponseWriter, r *http.Request) {
-	var add v1.EphemeralContainer
-	p, err := c.find(r)
-	if err == nil {
-		if err = json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<20)).Decode(&add); err != nil {
-			err = apierrors.NewBadRequest("expected an ephemeral container: " + err.Error())
-		}
-	}
-	if err == nil {
-		if err = c.Commands.Debug(r.Context(), keyOf(p), add); err != nil {
-			err = apierrors.NewBadRequest(err.Error())
-		}
 	}
 	if err != nil {
 		c.fail(w, err)

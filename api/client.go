@@ -1,23 +1,26 @@
 package api
 
 import (
-	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 
 	"podd/pod"
@@ -28,6 +31,9 @@ const SocketName = "podd.sock"
 
 // ErrNoAgent is returned, wrapped, when nobody listens on the socket.
 var ErrNoAgent = errors.New("no agent is running there")
+
+// maxStatus bounds an error that is read, in bytes.
+const maxStatus = 64 << 10
 
 // Client talks to an agent over its control socket.
 type Client struct {
@@ -76,6 +82,9 @@ func (c *Client) send(ctx context.Context, method, path string, q url.Values, bo
 	if err != nil {
 		return nil, err
 	}
+	if method == http.MethodPatch {
+		req.Header.Set("Content-Type", string(types.StrategicMergePatchType))
+	}
 	resp, err := c.http.Do(req)
 	if err != nil {
 		var wrapped *url.Error
@@ -93,7 +102,7 @@ func (c *Client) send(ctx context.Context, method, path string, q url.Values, bo
 
 // responseError makes an error of an answer that is a Kubernetes Status.
 func responseError(resp *http.Response) error {
-	data, err := io.ReadAll(io.LimitReader(resp.Body, maxFrame))
+	data, err := io.ReadAll(io.LimitReader(resp.Body, maxStatus))
 	if err != nil {
 		return err
 	}
@@ -116,7 +125,7 @@ func (c *Client) get(ctx context.Context, path string, q url.Values, into any) e
 // Pods returns all pods.
 func (c *Client) Pods(ctx context.Context) (*v1.PodList, error) {
 	var list v1.PodList
-	return &list, c.get(ctx, "/pods", nil, &list)
+	return &list, c.get(ctx, "/api/v1/pods", nil, &list)
 }
 
 // Get reads what the Kubernetes API has at a path.
@@ -127,7 +136,7 @@ func (c *Client) Get(ctx context.Context, path string, into any) error {
 // Watch calls observe for each change after the given resource version, until
 // ctx ends or the agent does.
 func (c *Client) Watch(ctx context.Context, resourceVersion string, observe func(watch.EventType, *v1.Pod)) error {
-	resp, err := c.do(ctx, http.MethodGet, "/watch", url.Values{"resourceVersion": {resourceVersion}})
+	resp, err := c.do(ctx, http.MethodGet, "/api/v1/pods", url.Values{"watch": {"true"}, "resourceVersion": {resourceVersion}})
 	if err != nil {
 		return err
 	}
@@ -135,50 +144,76 @@ func (c *Client) Watch(ctx context.Context, resourceVersion string, observe func
 	for dec := json.NewDecoder(resp.Body); ; {
 		var event struct {
 			Type   watch.EventType `json:"type"`
-			Object *v1.Pod         `json:"object"`
+			Object json.RawMessage `json:"object"`
 		}
 		if err := dec.Decode(&event); err != nil {
 			return err
 		}
-		observe(event.Type, event.Object)
+		if event.Type == watch.Error {
+			var status metav1.Status
+			if err := json.Unmarshal(event.Object, &status); err != nil {
+				return err
+			}
+			return &apierrors.StatusError{ErrStatus: status}
+		}
+		p := &v1.Pod{}
+		if err := json.Unmarshal(event.Object, p); err != nil {
+			return err
+		}
+		observe(event.Type, p)
 	}
+}
+
+// podPath is where the API has a pod, or something of it.
+func podPath(key pod.Key, subresource string) string {
+	path := "/api/v1/namespaces/" + key.Namespace + "/pods/" + key.Name
+	if subresource != "" {
+		path += "/" + subresource
+	}
+	return path
 }
 
 // Events returns the events about a pod, the oldest first.
 func (c *Client) Events(ctx context.Context, key pod.Key) ([]v1.Event, error) {
 	var list v1.EventList
-	err := c.get(ctx, "/events", url.Values{"namespace": {key.Namespace}, "name": {key.Name}}, &list)
+	q := url.Values{"fieldSelector": {"involvedObject.kind=Pod,involvedObject.name=" + key.Name}}
+	err := c.get(ctx, "/api/v1/namespaces/"+key.Namespace+"/events", q, &list)
+	// What happened in one second is in the order in which the store heard of it.
+	slices.SortStableFunc(list.Items, func(a, b v1.Event) int {
+		return cmp.Or(a.LastTimestamp.Time.Compare(b.LastTimestamp.Time), cmp.Compare(len(a.ResourceVersion), len(b.ResourceVersion)),
+			cmp.Compare(a.ResourceVersion, b.ResourceVersion))
+	})
 	return list.Items, err
 }
 
 // Problems returns the lines about manifests that are not as they should be.
 func (c *Client) Problems(ctx context.Context) ([]string, error) {
 	var lines []string
-	return lines, c.get(ctx, "/problems", nil, &lines)
+	return lines, c.get(ctx, "/podd/problems", nil, &lines)
 }
 
 // Claims lists the PersistentVolumeClaims.
 func (c *Client) Claims(ctx context.Context) ([]*v1.PersistentVolumeClaim, error) {
 	var list []*v1.PersistentVolumeClaim
-	return list, c.get(ctx, "/persistentvolumeclaims", nil, &list)
+	return list, c.get(ctx, "/podd/persistentvolumeclaims", nil, &list)
 }
 
 // Volumes lists the PersistentVolumes.
 func (c *Client) Volumes(ctx context.Context) ([]*v1.PersistentVolume, error) {
 	var list []*v1.PersistentVolume
-	return list, c.get(ctx, "/persistentvolumes", nil, &list)
+	return list, c.get(ctx, "/podd/persistentvolumes", nil, &list)
 }
 
 // Why tells what a pod waits for and what befell it. With a container, only what
 // concerns that one and the pod as a whole.
 func (c *Client) Why(ctx context.Context, key pod.Key, container string) ([]pod.Chain, error) {
 	var chains []pod.Chain
-	return chains, c.get(ctx, "/why/"+key.Namespace+"/"+key.Name, url.Values{"container": {container}}, &chains)
+	return chains, c.get(ctx, "/podd/why/"+key.Namespace+"/"+key.Name, url.Values{"container": {container}}, &chains)
 }
 
 // Version returns the agent's version.
 func (c *Client) Version(ctx context.Context) (string, error) {
-	resp, err := c.do(ctx, http.MethodGet, "/version", nil)
+	resp, err := c.do(ctx, http.MethodGet, "/podd/version", nil)
 	if err != nil {
 		return "", err
 	}
@@ -187,10 +222,12 @@ func (c *Client) Version(ctx context.Context) (string, error) {
 	return strings.TrimSpace(string(data)), err
 }
 
-// Logs copies a container's log to w. q has the parameters of a kubelet's
-// containerLogs.
+// Logs copies a container's log to w. q has the parameters of the
+// API's log.
 func (c *Client) Logs(ctx context.Context, key pod.Key, container string, q url.Values, w io.Writer) error {
-	resp, err := c.do(ctx, http.MethodGet, "/containerLogs/"+key.Namespace+"/"+key.Name+"/"+container, q)
+	q = maps.Clone(q)
+	q.Set("container", container)
+	resp, err := c.do(ctx, http.MethodGet, podPath(key, "log"), q)
 	if err != nil {
 		return err
 	}
@@ -201,16 +238,16 @@ func (c *Client) Logs(ctx context.Context, key pod.Key, container string, q url.
 
 // Restart stops and starts a pod in place.
 func (c *Client) Restart(ctx context.Context, key pod.Key) error {
-	return c.post(ctx, "/restart/"+key.Namespace+"/"+key.Name)
+	return c.post(ctx, "/podd/restart/"+key.Namespace+"/"+key.Name)
 }
 
 // Debug adds an ephemeral container to a pod. It returns before that is started.
 func (c *Client) Debug(ctx context.Context, key pod.Key, add v1.EphemeralContainer) error {
-	data, err := json.Marshal(add)
+	data, err := json.Marshal(map[string]any{"spec": map[string]any{"ephemeralContainers": []v1.EphemeralContainer{add}}})
 	if err != nil {
 		return err
 	}
-	resp, err := c.send(ctx, http.MethodPost, "/debug/"+key.Namespace+"/"+key.Name, nil, bytes.NewReader(data))
+	resp, err := c.send(ctx, http.MethodPatch, podPath(key, "ephemeralcontainers"), nil, bytes.NewReader(data))
 	if err != nil {
 		return err
 	}
@@ -223,7 +260,7 @@ func (c *Client) Diff(ctx context.Context, all []pod.Desired) ([]pod.Outcome, er
 	if err != nil {
 		return nil, err
 	}
-	resp, err := c.send(ctx, http.MethodPost, "/diff", nil, bytes.NewReader(data))
+	resp, err := c.send(ctx, http.MethodPost, "/podd/diff", nil, bytes.NewReader(data))
 	if err != nil {
 		return nil, err
 	}
@@ -239,7 +276,7 @@ func (c *Client) Diff(ctx context.Context, all []pod.Desired) ([]pod.Outcome, er
 }
 
 // Down stops all pods and returns when they are stopped.
-func (c *Client) Down(ctx context.Context) error { return c.post(ctx, "/down") }
+func (c *Client) Down(ctx context.Context) error { return c.post(ctx, "/podd/down") }
 
 func (c *Client) post(ctx context.Context, path string) error {
 	resp, err := c.do(ctx, http.MethodPost, path, nil)
@@ -247,92 +284,4 @@ func (c *Client) post(ctx context.Context, path string) error {
 		return err
 	}
 	return resp.Body.Close()
-}
-
-// Exec runs a command in a container and returns its exit code. Of r, ID and
-// Timeout are not used.
-func (c *Client) Exec(ctx context.Context, key pod.Key, r pod.ExecRequest) (int, error) {
-	q := url.Values{"command": r.Command}
-	if r.TTY {
-		q.Set("tty", "true")
-	}
-	return c.converse(ctx, "exec", key, r.Container, q, streams{r.Stdin, r.Stdout, r.Stderr, r.Resize})
-}
-
-// Attach connects to a container's main process; see [pod.AttachRequest]. Of r, ID
-// and TTY are not used.
-func (c *Client) Attach(ctx context.Context, key pod.Key, r pod.AttachRequest) error {
-	_, err := c.converse(ctx, "attach", key, r.Container, url.Values{}, streams{r.Stdin, r.Stdout, r.Stderr, r.Resize})
-	return err
-}
-
-// converse is the client's side of what stream.go draws.
-func (c *Client) converse(ctx context.Context, verb string, key pod.Key, container string, q url.Values, s streams) (int, error) {
-	conn, err := c.dial(ctx, "", "")
-	if err != nil {
-		return 0, err
-	}
-	defer conn.Close()
-	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	if s.stdin != nil {
-		q.Set("stdin", "true")
-	}
-	path := url.URL{Path: "/" + verb + "/" + key.Namespace + "/" + key.Name + "/" + container, RawQuery: q.Encode()}
-	fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: podd\r\nConnection: Upgrade\r\nUpgrade: %s\r\nContent-Length: 0\r\n\r\n",
-		path.String(), upgradeProtocol)
-	in := bufio.NewReader(conn)
-	resp, err := http.ReadResponse(in, nil)
-	if err != nil {
-		return 0, err
-	}
-	if resp.StatusCode != http.StatusSwitchingProtocols {
-		defer resp.Body.Close()
-		return 0, responseError(resp)
-	}
-	frames := &frameWriter{w: conn}
-	if s.stdin != nil {
-		// Ends with the input; a read that never returns ends with the program.
-		go func() {
-			io.Copy(frames.channel(channelStdin), s.stdin)
-			frames.frame(channelStdin, nil)
-		}()
-	}
-	if s.resize != nil {
-		// Ends when the caller closes the channel or the connection is closed.
-		go func() {
-			for size := range s.resize {
-				if frames.json(channelResize, size) != nil {
-					return
-				}
-			}
-		}()
-	}
-	for {
-		channel, p, err := readFrame(in)
-		if err != nil {
-			if ctx.Err() != nil {
-				return 0, ctx.Err()
-			}
-			return 0, fmt.Errorf("lost the agent: %w", err)
-		}
-		switch channel {
-		case channelStdout:
-			if _, err := s.stdout.Write(p); err != nil {
-				return 0, err
-			}
-		case channelStderr:
-			if _, err := s.stderr.Write(p); err != nil {
-				return 0, err
-			}
-		case channelResult:
-			var result execResult
-			if err := json.Unmarshal(p, &result); err != nil {
-				return 0, err
-			}
-			if result.Error != "" {
-				return result.ExitCode, errors.New(result.Error)
-			}
-			return result.ExitCode, nil
-		}
-	}
 }

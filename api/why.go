@@ -7,6 +7,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"podd/api/podlogs"
 	"podd/pod"
 )
 
@@ -41,7 +42,7 @@ func (c Config) why(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if name := r.URL.Query().Get("container"); name != "" {
-		if !hasContainer(p, name) {
+		if !podlogs.HasContainer(p, name) {
 			c.fail(w, apierrors.NewBadRequest(fmt.Sprintf("container %s is not valid for pod %s", name, p.Name)))
 			return
 		}

@@ -15,6 +15,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"podd/api/objects"
+	"podd/api/podlogs"
 	"podd/api/rest"
 	"podd/api/stream"
 	"podd/pod"
@@ -38,7 +39,7 @@ func Connect(kind *rest.Kind, pods Reacher) {
 		}}
 	}
 	on("exec", func(w http.ResponseWriter, r *http.Request, p *v1.Pod) error {
-		container, err := connectTo(p, r.URL.Query().Get("container"))
+		container, err := runningIn(p, r.URL.Query().Get("container"))
 		command := r.URL.Query()["command"]
 		if err == nil && len(command) == 0 {
 			err = apierrors.NewBadRequest("you must specify at least one command for the container")
@@ -49,7 +50,7 @@ func Connect(kind *rest.Kind, pods Reacher) {
 		return err
 	})
 	on("attach", func(w http.ResponseWriter, r *http.Request, p *v1.Pod) error {
-		container, err := connectTo(p, r.URL.Query().Get("container"))
+		container, err := runningIn(p, r.URL.Query().Get("container"))
 		if err == nil {
 			stream.Exec(w, r, stream.Process(pods.Attach, keyOf(p), container))
 		}
@@ -80,6 +81,15 @@ func connectTo(p *v1.Pod, container string) (string, error) {
 		return "", apierrors.NewBadRequest(fmt.Sprintf("container %s is not valid for pod %s", container, p.Name))
 	}
 	return container, nil
+}
+
+// runningIn is [connectTo] for what needs a process in the container.
+func runningIn(p *v1.Pod, container string) (string, error) {
+	container, err := connectTo(p, container)
+	if s := podlogs.StatusOf(p, container); err == nil && (s == nil || !pod.HasProcess(s)) {
+		err = apierrors.NewBadRequest(fmt.Sprintf("container not found (%q): it does not run", container))
+	}
+	return container, err
 }
 
 // proxyPort is the port that the name of a proxy request gives: NAME, NAME:PORT or

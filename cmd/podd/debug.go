@@ -79,6 +79,12 @@ func (o *debugOptions) debug(ctx context.Context, told io.Writer, arg string, co
 	if err != nil {
 		return 0, err
 	}
+	switch names := containerNames(p); {
+	case slices.Contains(names, o.container): // as a patch it would change that one
+		return 0, fmt.Errorf("pod %s has a container %s already", keyOf(p), o.container)
+	case o.target != "" && !slices.Contains(names, o.target):
+		return 0, fmt.Errorf("pod %s has no container %s to target; choose one of: %v", keyOf(p), o.target, names)
+	}
 	interactive := o.stdin || o.tty
 	add := v1.EphemeralContainer{TargetContainerName: o.target}
 	add.Name, add.Image, add.ImagePullPolicy = o.container, o.image, v1.PullPolicy(o.policy)

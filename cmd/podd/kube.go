@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-logr/logr"
 	"golang.org/x/net/netutil"
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
@@ -41,11 +42,14 @@ type kube struct {
 	auth    *auth.Auth
 	node    *node.Keeper
 	kubelet http.Handler
+	log     logr.Logger
 }
 
-// newKube puts the API together. It serves nobody yet.
-func (a *agent) newKube(ctx context.Context) (*kube, error) {
-	k := &kube{store: objects.New()}
+// newKube puts the API together; watchLogs tells followers when logs change. It serves
+// nobody yet.
+func (a *agent) newKube(ctx context.Context, watchLogs func(dir string) (<-chan struct{}, func(), error)) (*kube, error) {
+	log := a.log.WithName("api")
+	k := &kube{store: objects.New(), log: log}
 	var err error
 	if k.pki, err = auth.Open(pkiDir(a.rootDir), a.serverNames()); err != nil {
 		return nil, err
@@ -56,7 +60,6 @@ func (a *agent) newKube(ctx context.Context) (*kube, error) {
 			return nil, fmt.Errorf("--token-auth-file: %w", err)
 		}
 	}
-	log := a.log.WithName("api")
 	k.auth = auth.New(k.pki, tokens, log)
 	m := native.NewMeter(a.runtime)
 	k.node = &node.Keeper{
@@ -70,7 +73,7 @@ func (a *agent) newKube(ctx context.Context) (*kube, error) {
 		Files: declared.OpenFiles(objectsDir(a.rootDir), declared.Kept(kinds)),
 		Store: k.store, Board: a.board, Loader: a.watcher, Runner: a.manager, Node: a.facts.Name, Logger: log,
 	})
-	podLogs := podlogs.Config{Board: a.board, Dir: a.podLogsDir, Watch: a.api.WatchLogs, Logger: log}
+	podLogs := podlogs.Config{Board: a.board, Dir: a.podLogsDir, Watch: watchLogs, Logger: log}
 	pods := k.keeper.Kind(podLogs, func(key objects.Key, o *metav1.DeleteOptions) error { return k.server.Delete(key, o) })
 	declared.Connect(&pods, a.manager)
 	kinds = append(kinds, pods)

@@ -209,6 +209,7 @@ type agent struct {
 	counters *metrics.Counters
 	facts    node.Facts
 	kube     *kube
+	events   *pod.EventStore
 	systemd  *sdnotify.Notifier // nil when systemd does not listen
 }
 
@@ -273,10 +274,10 @@ func newAgent(ctx context.Context, o *runOptions, log logr.Logger) (*agent, erro
 	if err := a.runtime.Reconcile(ctx, a.records); err != nil {
 		return nil, err
 	}
-	events := &pod.EventStore{Source: nodeName, Tell: func(e *v1.Event) { a.kube.keeper.Event(e) }}
+	a.events = &pod.EventStore{Source: nodeName, Tell: func(e *v1.Event) { a.kube.keeper.Event(e) }}
 	a.counters = metrics.NewCounters(a.board)
 	a.manager = pod.NewManager(pod.Config{
-		Runtime: a.runtime, Store: a.store, Board: a.board, Events: events.Record, Trace: a.counters.Fact,
+		Runtime: a.runtime, Store: a.store, Board: a.board, Events: a.events.Record, Trace: a.counters.Fact,
 		NodeName: nodeName, HostIPs: hostIPs, Logger: log.WithName("pods"),
 		Ended: func(key pod.Key, uid types.UID) { a.kube.keeper.Ended(key, uid) },
 	})
@@ -305,11 +306,11 @@ func newAgent(ctx context.Context, o *runOptions, log logr.Logger) (*agent, erro
 		return nil, err
 	}
 	a.api = api.Config{
-		Board: a.board, Events: events, Commands: a.manager, PodLogsDir: o.podLogsDir, WatchLogs: watcher.Watch,
+		Board: a.board, Commands: a.manager,
 		Problems: a.problems, Mistakes: a.mistakes, Version: versionText(), Logger: log.WithName("api"),
 		Metrics: a.metrics(), Claims: a.claimObjects, Volumes: a.volumeObjects,
 	}
-	if a.kube, err = a.newKube(ctx); err != nil {
+	if a.kube, err = a.newKube(ctx, watcher.Watch); err != nil {
 		return nil, err
 	}
 	a.kube.keeper.Sources(loadedSources) // until something else is read
@@ -394,11 +395,11 @@ func (a *agent) watchFirewalls(ctx context.Context) {
 			e := pod.Event{Key: pod.Key{Namespace: p.Namespace, Name: p.Name}, UID: p.UID, Reason: native.ReasonFirewall, At: time.Now()}
 			if len(drops) == 0 {
 				e.Type, e.Message = v1.EventTypeNormal, "No other firewall drops forwarded packets any more."
-				a.api.Events.Record(e)
+				a.events.Record(e)
 			}
 			for _, d := range drops {
 				e.Type, e.Message = v1.EventTypeWarning, d.Message()
-				a.api.Events.Record(e)
+				a.events.Record(e)
 			}
 		}
 	})
