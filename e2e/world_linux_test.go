@@ -167,6 +167,7 @@ func (w *world) startAgent(args []string) error {
 			return nil
 		}
 		if unix.Kill(cmd.Process.Pid, 0) != nil || ctx.Err() != nil {
+			w.endAgent(unix.SIGQUIT) // where it hangs, if it does, is in its log
 			return fmt.Errorf("the agent does not answer:\n%s", w.agentLog())
 		}
 		time.Sleep(10 * time.Millisecond)
