@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -111,9 +112,19 @@ func TestWhatUsersChangeOfTheNodeStays(t *testing.T) {
 func TestNodeAndLeaseAreKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := objects.New()
-		load, failure := plenty, error(nil)
-		k := &Keeper{Store: store, Facts: facts, Logger: logr.Discard(), NewUID: func() types.UID { return "u" },
-			Look: func(context.Context) (Load, error) { return load, failure }}
+		var mu sync.Mutex
+		load, failure := plenty, error(nil) // guarded by mu
+		set := func(l Load, err error) {
+			mu.Lock()
+			defer mu.Unlock()
+			load, failure = l, err
+		}
+		look := func(context.Context) (Load, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			return load, failure
+		}
+		k := &Keeper{Store: store, Facts: facts, Logger: logr.Discard(), NewUID: func() types.UID { return "u" }, Look: look}
 		ctx, stop := context.WithCancel(t.Context())
 		defer stop()
 		go k.Run(ctx)
@@ -146,12 +157,14 @@ func TestNodeAndLeaseAreKept(t *testing.T) {
 		if n3, _ := get(); n3.ResourceVersion == n.ResourceVersion {
 			t.Error("the Node was not told again after five minutes")
 		}
-		load.AvailableBytes = 0
+		starved := plenty
+		starved.AvailableBytes = 0
+		set(starved, nil)
 		time.Sleep(11 * time.Second)
 		if n4, _ := get(); condition(n4, v1.NodeMemoryPressure).Status != v1.ConditionTrue {
 			t.Error("pressure was not told")
 		}
-		failure = errors.New("no /proc")
+		set(plenty, errors.New("no /proc"))
 		time.Sleep(time.Minute)
 		if _, after := get(); time.Since(after.Spec.RenewTime.Time) < 50*time.Second {
 			t.Error("the lease is renewed although the machine cannot be looked at")
