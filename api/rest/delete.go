@@ -205,23 +205,3 @@ func (s *Server) Delete(key objects.Key, options *metav1.DeleteOptions) error {
 	_, _, err := s.delete(s.stored(key.Resource), key, options, nil)
 	return err
 }
-
-// Stopped says that what an object stands for, such as a pod's containers, is
-// gone: an object that is being deleted goes at once, or when its finalizers
-// are gone. uid "" is any.
-func (s *Server) Stopped(key objects.Key, uid string) error {
-	k := s.stored(key.Resource)
-	_, err := s.put(key, func(old objects.Object) (objects.Object, error) {
-		if old == nil || uid != "" && string(old.GetUID()) != uid || old.GetDeletionTimestamp() == nil {
-			return old, nil
-		}
-		none := int64(0)
-		o := old.DeepCopyObject().(objects.Object)
-		o.SetDeletionGracePeriodSeconds(&none)
-		if k.unfinalized(o) {
-			return nil, nil
-		}
-		return o, nil
-	})
-	return err
-}

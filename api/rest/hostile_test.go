@@ -114,7 +114,10 @@ type hastyWriter struct{ http.ResponseWriter }
 func (h hastyWriter) Unwrap() http.ResponseWriter { return h.ResponseWriter }
 
 func (h hastyWriter) SetWriteDeadline(t time.Time) error {
-	return http.NewResponseController(h.ResponseWriter).SetWriteDeadline(t.Add(-writeWait).Add(50 * time.Millisecond))
+	if !t.IsZero() {
+		t = t.Add(-writeWait).Add(50 * time.Millisecond)
+	}
+	return http.NewResponseController(h.ResponseWriter).SetWriteDeadline(t)
 }
 
 // A body that comes slowly is given up, while others are served.

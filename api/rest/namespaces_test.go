@@ -158,6 +158,28 @@ func TestANamespaceThatCannotBeEmptiedIsTriedAgain(t *testing.T) {
 	})
 }
 
+// A namespace can go between the check of a new object and its storing.
+func TestACreationThatIsOvertakenLeavesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer(t, nil)
+		const inside = "/api/v1/namespaces/new"
+		s.Persist = func(old, o objects.Object) error {
+			if o != nil && old == nil && o.GetName() == "late" {
+				do(t, s, "DELETE", inside, nil).want(t, 200)
+				synctest.Wait()
+				do(t, s, "GET", inside, nil).wantStatus(t, 404, "NotFound", "")
+			}
+			return nil
+		}
+		run(t, s)
+		do(t, s, "POST", "/api/v1/namespaces", `{"metadata":{"name":"new"}}`).want(t, 201)
+		do(t, s, "POST", inside+"/configmaps", configMapNamed("late")).wantStatus(t, 404, "NotFound", `namespaces "new" not found`)
+		if left, _ := s.Store.List(configMaps, "new"); len(left) != 0 {
+			t.Errorf("left: %v", left)
+		}
+	})
+}
+
 // However creations and the deletion of their namespace meet, nothing stays in
 // a namespace that is gone.
 func TestNothingIsCreatedInANamespaceThatIsGone(t *testing.T) {

@@ -295,3 +295,44 @@ func TestSecretsInEveryShape(t *testing.T) {
 	do(t, s, "GET", path+"?fieldSelector=type!%3DOpaque", nil).want(t, 200, "items", "[]")
 	do(t, s, "PUT", path+"/web", `{"metadata":{"name":"web"},"type":"other"}`).wantStatus(t, 422, "Invalid", `Secret "web" is invalid: type: Invalid value: "other": field is immutable`)
 }
+
+// What takes its time to end, as pods do, has a time at which it goes.
+func TestGracefulDeletion(t *testing.T) {
+	s := newServer(t, func(c *Config) {
+		c.Kinds = append(c.Kinds, Kind{
+			Resource: Served("", "pods"), New: func() objects.Object { return &v1.Pod{} }, Generations: true, ReturnsDeleted: true,
+			Grace: func(_ objects.Object, asked *int64) int64 {
+				if asked != nil {
+					return *asked
+				}
+				return 30
+			},
+		})
+	})
+	const path = "/api/v1/namespaces/default/pods"
+	do(t, s, "POST", path, `{"metadata":{"name":"web"}}`).want(t, 201, "metadata.generation", "1")
+	w := startWatch(t, listen(t, s)+path+"?watch=1")
+	w.want("ADDED web")
+	first := do(t, s, "DELETE", path+"/web", nil).want(t, 200, "kind", "Pod", "metadata.deletionGracePeriodSeconds", "30", "metadata.generation", "2")
+	do(t, s, "DELETE", path+"/web", nil).want(t, 200, "metadata.resourceVersion", first.at("metadata.resourceVersion"))
+	do(t, s, "DELETE", path+"/web?gracePeriodSeconds=60", nil).want(t, 200, "metadata.resourceVersion", first.at("metadata.resourceVersion"))
+	shorter := do(t, s, "DELETE", path+"/web", `{"gracePeriodSeconds":5}`).want(t, 200, "metadata.deletionGracePeriodSeconds", "5", "metadata.generation", "2")
+	var times [2]metav1.Time
+	for i, r := range []reply{first, shorter} {
+		if err := times[i].UnmarshalQueryParameter(r.at("metadata.deletionTimestamp")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if sooner := times[0].Sub(times[1].Time).Seconds(); sooner != 25 {
+		t.Errorf("the end comes %v seconds sooner, want 25", sooner)
+	}
+	do(t, s, "DELETE", path+"/web?gracePeriodSeconds=0", nil).want(t, 200, "kind", "Pod")
+	do(t, s, "GET", path+"/web", nil).wantStatus(t, 404, "NotFound", "")
+	w.want("MODIFIED web metadata.deletionGracePeriodSeconds=30", "MODIFIED web metadata.deletionGracePeriodSeconds=5", "DELETED web")
+
+	do(t, s, "POST", path, `{"metadata":{"name":"web","finalizers":["example.com/hold"]}}`).want(t, 201)
+	do(t, s, "DELETE", path+"/web", nil).want(t, 200)
+	do(t, s, "DELETE", path+"/web?gracePeriodSeconds=0", nil).want(t, 200, "metadata.deletionGracePeriodSeconds", "0")
+	do(t, s, "PUT", path+"/web", `{"metadata":{"name":"web","resourceVersion":"`+do(t, s, "GET", path+"/web", nil).at("metadata.resourceVersion")+`"}}`).want(t, 200)
+	do(t, s, "GET", path+"/web", nil).wantStatus(t, 404, "NotFound", "")
+}
