@@ -443,7 +443,7 @@ func TestClaimsAreBoundWhoeverMadeThem(t *testing.T) {
 	w.refused(w.do("DELETE", claimsPath+"/file", nil), 403, "and can only be deleted there")
 }
 
-func TestLogsOfAPod(t *testing.T) {
+func TestLogsAndWhatLeadsIntoAPod(t *testing.T) {
 	w := newWorld(t)
 	w.kernel.Lives("done", 0, 0)
 	two := strings.Replace(plainPod("web", "  restartPolicy: Never"), `containers: [`, `containers: [{name: done, image: "done:1"}, `, 1)
@@ -466,6 +466,11 @@ func TestLogsOfAPod(t *testing.T) {
 	w.refused(w.do("GET", podsPath+"/web/log", nil), 400, "a container name must be specified for pod web, choose one of: [done app]")
 	w.refused(w.do("GET", podsPath+"/web/log?container=app&previous=true", nil), 400, `previous terminated container \"app\" in pod \"web\" not found`)
 	w.refused(w.do("GET", podsPath+"/web/log?container=app&tailLines=x", nil), 400, "tailLines")
+	w.refused(w.do("GET", podsPath+"/web/log?container=nobody", nil), 400, "container nobody is not valid for pod web")
+	w.refused(w.do("POST", podsPath+"/web/exec?container=app", nil), 400, "you must specify at least one command")
+	w.refused(w.do("POST", podsPath+"/web/exec?container=done&command=ls", nil), 400, `container not found (\"done\")`)
+	w.refused(w.do("POST", podsPath+"/web/attach?container=done", nil), 400, `container not found (\"done\")`)
+	w.refused(w.do("POST", podsPath+"/none/portforward", nil), 404, `pods \"none\" not found`)
 }
 
 func isRunning(p *v1.Pod, container string) bool {

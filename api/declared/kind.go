@@ -13,7 +13,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
-	"podd/api/discovery"
 	"podd/api/objects"
 	"podd/api/podlogs"
 	"podd/api/rest"
@@ -25,7 +24,7 @@ import (
 // the pod. remove deletes an object as DELETE does; it is called later than this.
 func (k *Keeper) Kind(logs podlogs.Config, remove func(objects.Key, *metav1.DeleteOptions) error) rest.Kind {
 	return rest.Kind{
-		Resource:      podDiscovery(),
+		Resource:      rest.Served("", "pods"),
 		New:           func() objects.Object { return &v1.Pod{} },
 		Default:       func(o objects.Object) { defaultPod(asPod(o)) },
 		PrepareCreate: func(o objects.Object) { newPod(asPod(o)) },
@@ -78,19 +77,10 @@ func asPod(o objects.Object) *v1.Pod {
 	return p
 }
 
-func podDiscovery() discovery.Resource {
-	for _, r := range discovery.Served {
-		if r.Kind == "Pod" && r.Group == "" {
-			return r
-		}
-	}
-	panic("declared: pods are not served")
-}
-
 // Kept are the kinds whose objects are kept as files: pods, and those of the kinds that
 // are stored, but events.
 func Kept(kinds []rest.Kind) []KeptKind {
-	pods := podDiscovery()
+	pods := rest.Served("", "pods")
 	kept := []KeptKind{{pods.GroupResource(), pods.GroupVersionKind(), func() objects.Object { return &v1.Pod{} }}}
 	for _, k := range kinds {
 		if k.View == nil && k.Source == nil && k.Plural != "events" && k.GroupResource() != podResource {

@@ -71,7 +71,9 @@ func (w *world) startAgent() {
 	events := &pod.EventStore{Tell: w.keeper.Event}
 	manager := pod.NewManager(pod.Config{Runtime: w.kernel, Store: w.records, Board: w.board, NodeName: "node",
 		HostIPs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, Ended: w.keeper.Ended, Events: events.Record})
-	kinds = append(kinds, w.keeper.Kind(podlogs.Config{Board: w.board, Dir: w.logs()}, w.remove))
+	pods := w.keeper.Kind(podlogs.Config{Board: w.board, Dir: w.logs()}, w.remove)
+	Connect(&pods, manager)
+	kinds = append(kinds, pods)
 	w.keeper.Files.kinds = Kept(kinds)
 	records, err := w.records.List()
 	if err != nil {
@@ -91,7 +93,6 @@ func (w *world) startAgent() {
 	watcher := manifest.New(manifest.Config{Dir: w.manifests, Objects: w.objects, Loaded: loaded, Keep: w.keeper.Sources, Bind: bind, Logger: logr.Discard()})
 	w.keeper.Loader, w.keeper.Runner = watcher, manager
 	w.server = rest.New(rest.Config{Store: w.store, Kinds: kinds, Log: logr.Discard(), Persist: w.keeper.Persist, Admit: w.keeper.AdmitRequest})
-
 	w.keeper.Namespace = w.server.EnsureNamespace
 
 	sets := make(chan []pod.Desired)

@@ -43,7 +43,7 @@ var allowed = []struct {
 	{"api", []string{"pod", "logs", "api/podlogs", "api/kubelet"}, "reads snapshots; exec passes through the manager"},
 	{"api/export", []string{"api/discovery"}, "objects as their author wrote them, for a cluster"},
 	{"api/podlogs", []string{"pod", "logs"}, "finds and reads the log of a pod's container"},
-	{"api/declared", []string{"pod", "pod/manifest", "pod/claims", "api/objects", "api/rest", "api/discovery", "api/stream", "api/podlogs"},
+	{"api/declared", []string{"pod", "pod/manifest", "pod/claims", "api/objects", "api/rest", "api/stream", "api/podlogs"},
 		"joins the API's objects with the pods that run"},
 	{"api/stream", []string{"pod"}, "protocols; of pods it knows the size of a terminal"},
 	{"api/kubelet", []string{"pod", "api/podlogs", "api/stream"}, "the endpoints of a kubelet; reaches pods through the manager"},
