@@ -19,9 +19,6 @@ type KindOptions struct {
 	// Services get their addresses from here; the first one is that of
 	// default/kubernetes. Invalid: 10.96.0.0/16.
 	ServiceRange netip.Prefix
-	// PodTemplate fills in and checks the template of a PodTemplate, at a path.
-	// nil: any will do.
-	PodTemplate func(t *v1.PodTemplateSpec, at *field.Path) field.ErrorList
 }
 
 // Kinds returns the kinds that are only stored, with the rules that Kubernetes
@@ -41,7 +38,7 @@ func Kinds(o KindOptions) []Kind {
 		eventViewKind(),
 		leaseKind(),
 		runtimeClassKind(),
-		podTemplateKind(o.PodTemplate),
+		podTemplateKind(),
 		persistentVolumeKind(),
 		persistentVolumeClaimKind(),
 		nodeKind(),
@@ -54,15 +51,7 @@ func serviceAccountKind() Kind {
 		New:                 func() objects.Object { return &v1.ServiceAccount{} },
 		UnconditionalUpdate: true,
 		ReturnsDeleted:      true,
-		PrepareCreate:       typed(func(a *v1.ServiceAccount) { a.Secrets = nonEmpty(a.Secrets) }),
 	}
-}
-
-func nonEmpty[T any](list []T) []T {
-	if len(list) == 0 {
-		return nil
-	}
-	return list
 }
 
 func leaseKind() Kind {
@@ -112,18 +101,15 @@ func runtimeClassKind() Kind {
 	}
 }
 
-func podTemplateKind(check func(*v1.PodTemplateSpec, *field.Path) field.ErrorList) Kind {
-	k := Kind{
+// podTemplateKind keeps templates as they are: nothing here makes pods of them.
+func podTemplateKind() Kind {
+	return Kind{
 		Resource:            Served("", "podtemplates"),
 		New:                 func() objects.Object { return &v1.PodTemplate{} },
 		Generations:         true,
 		UnconditionalUpdate: true,
 		ReturnsDeleted:      true,
 	}
-	if check != nil {
-		k.Validate = typedResult(func(t *v1.PodTemplate) field.ErrorList { return check(&t.Template, field.NewPath("template")) })
-	}
-	return k
 }
 
 func endpointsKind() Kind {
