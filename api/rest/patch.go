@@ -78,12 +78,8 @@ func (c *call) patch() error {
 // createApplied makes the object that an apply creates, if the user may create
 // one and does not mean one that is gone.
 func (c *call) createApplied(o objects.Object, options writeOptions) (objects.Object, error) {
-	if c.s.Allowed != nil {
-		create := c.Request
-		create.Verb = "create"
-		if err := c.s.Allowed(c.ctx, create); err != nil {
-			return nil, err
-		}
+	if err := c.mayCreate(); err != nil {
+		return nil, err
 	}
 	if o.GetUID() != "" {
 		return nil, apierrors.NewConflict(c.resource(), c.Name,

@@ -187,6 +187,16 @@ func (c *call) fitPath(o objects.Object) error {
 	return nil
 }
 
+// mayCreate asks whether the user may create what another verb would create.
+func (c *call) mayCreate() error {
+	if c.s.Allowed == nil {
+		return nil
+	}
+	q := c.Request
+	q.Verb = "create"
+	return c.s.Allowed(c.ctx, q)
+}
+
 // newObject makes of what a client sent the object to store, or refuses it.
 func (c *call) newObject(o objects.Object, options writeOptions) (objects.Object, error) {
 	if err := c.s.mayCreateIn(c.kind, c.Namespace, c.Name); err != nil {
@@ -360,6 +370,9 @@ func (c *call) update() error {
 		if old == nil {
 			if !c.kind.CreateOnUpdate || c.sub != nil || o.GetUID() != "" {
 				return nil, apierrors.NewNotFound(c.resource(), c.Name)
+			}
+			if err := c.mayCreate(); err != nil {
+				return nil, err
 			}
 			code = http.StatusCreated
 			o.SetResourceVersion("")

@@ -188,6 +188,14 @@ func TestPutCreatesWhereKubernetesDoes(t *testing.T) {
 	do(t, s, "PUT", leases, `{"metadata":{"name":"node"}}`).wantStatus(t, 422, "Invalid", "metadata.resourceVersion: Invalid value: 0: must be specified for an update")
 	do(t, s, "PUT", leases, string(made.body)).want(t, 200)
 	do(t, s, "PUT", configMapsPath+"/web", configMapNamed("web")).wantStatus(t, 404, "NotFound", `configmaps "web" not found`)
+
+	s.Allowed = func(_ context.Context, q Request) error {
+		if q.Verb == "create" {
+			return apierrors.NewForbidden(schema.GroupResource{Resource: q.Resource}, q.Name, errors.New("no"))
+		}
+		return nil
+	}
+	do(t, s, "PUT", leases+"2", `{"metadata":{"name":"node2"}}`).wantStatus(t, 403, "Forbidden", `leases "node2" is forbidden: no`)
 }
 
 func TestDeletionWaitsForFinalizers(t *testing.T) {
