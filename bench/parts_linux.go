@@ -39,6 +39,7 @@ var parts = []part{
 	{"probes", "processor time of probes", (*bench).probes},
 	{"hundred", "100 probed pods, and restarts of the agent", (*bench).hundred},
 	{"memory", "memory of one pod, and of 50 pods over 5 agents", (*bench).memory},
+	{"kube", "what clients of the Kubernetes API cost", (*bench).kube},
 	{"logs", "log copy", (*bench).logs},
 	{"sizes", "sizes of programs", (*bench).sizes},
 }

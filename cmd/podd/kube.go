@@ -14,14 +14,15 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
-	"golang.org/x/net/netutil"
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/uuid"
 	apiversion "k8s.io/apimachinery/pkg/version"
 
 	"podd/api/auth"
+	"podd/api/conns"
 	"podd/api/declared"
 	"podd/api/discovery"
 	"podd/api/kubelet"
@@ -242,20 +243,21 @@ func (a *agent) serveKube(ctx context.Context, start func(func() error), api, ku
 	}
 }
 
-// maxConnections bounds what clients of one port can make us keep.
-const maxConnections = 1024
-
-// serveTLS serves users over TLS until ctx ends.
+// serveTLS serves users over TLS, within limits of this port's own, until ctx ends.
 func (k *kube) serveTLS(ctx context.Context, l net.Listener, h http.Handler, log func(string)) error {
+	limits := &conns.Limits{
+		UserOf: func(r *http.Request) (string, bool) { u, known := auth.UserOf(r.Context()); return u.Name, known },
+		Refuse: func(w http.ResponseWriter, why string) { auth.Refuse(w, apierrors.NewTooManyRequests(why, 1)) },
+	}
 	server := &http.Server{
-		Handler: k.auth.Handler(h), TLSConfig: k.auth.TLS(),
+		Handler: k.auth.Handler(limits.Handler(h)), TLSConfig: k.auth.TLS(), ConnContext: limits.Context,
 		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 3 * time.Minute, MaxHeaderBytes: 64 << 10,
 		HTTP2:       &http.HTTP2Config{MaxConcurrentStreams: 250},
 		BaseContext: func(net.Listener) context.Context { return ctx },
 		ErrorLog:    stdlog.New(lineWriter(log), "", 0),
 	}
 	defer context.AfterFunc(ctx, func() { server.Close() })()
-	err := server.ServeTLS(netutil.LimitListener(l, maxConnections), "", "")
+	err := server.ServeTLS(limits.Listener(l), "", "")
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}

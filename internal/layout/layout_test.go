@@ -45,6 +45,7 @@ var allowed = []struct {
 	{"api/podlogs", []string{"pod", "logs"}, "finds and reads the log of a pod's container"},
 	{"api/declared", []string{"pod", "pod/manifest", "pod/claims", "api/objects", "api/rest", "api/stream", "api/podlogs"},
 		"joins the API's objects with the pods that run"},
+	{"api/conns", nil, "leaf: bounds connections and requests"},
 	{"api/stream", []string{"pod"}, "protocols; of pods it knows the size of a terminal"},
 	{"api/kubelet", []string{"pod", "api/podlogs", "api/stream"}, "the endpoints of a kubelet; reaches pods through the manager"},
 	{"api/objects", nil, "the store; knows neither HTTP nor kinds"},
