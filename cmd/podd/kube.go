@@ -11,6 +11,7 @@ import (
 	goruntime "runtime"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -44,6 +45,7 @@ type kube struct {
 	node    *node.Keeper
 	kubelet http.Handler
 	log     logr.Logger
+	asked   atomic.Int64 // requests so far
 }
 
 // newKube puts the API together; watchLogs tells followers when logs change. It serves
@@ -246,7 +248,11 @@ func (a *agent) serveKube(ctx context.Context, start func(func() error), api, ku
 // serveTLS serves users over TLS, within limits of this port's own, until ctx ends.
 func (k *kube) serveTLS(ctx context.Context, l net.Listener, h http.Handler, log func(string)) error {
 	limits := &conns.Limits{
-		UserOf: func(r *http.Request) (string, bool) { u, known := auth.UserOf(r.Context()); return u.Name, known },
+		UserOf: func(r *http.Request) (string, bool) {
+			k.asked.Add(1)
+			u, known := auth.UserOf(r.Context())
+			return u.Name, known
+		},
 		Refuse: func(w http.ResponseWriter, why string) { auth.Refuse(w, apierrors.NewTooManyRequests(why, 1)) },
 	}
 	server := &http.Server{

@@ -410,7 +410,7 @@ func (a *agent) watchFirewalls(ctx context.Context) {
 
 // giveMemoryBack returns to the machine what many starts at once needed, when
 // they are over: when no pod changes for a while, or at the latest every minute.
-// The runtime alone would keep most of it.
+// What requests needed goes within a minute. The runtime alone would keep most of it.
 func (a *agent) giveMemoryBack(ctx context.Context) {
 	const quiet, latest = 3 * time.Second, time.Minute
 	for ctx.Err() == nil {
@@ -424,8 +424,17 @@ func (a *agent) giveMemoryBack(ctx context.Context) {
 			}
 		}
 		debug.FreeOSMemory()
+		if err := unmapProgram(); err != nil {
+			a.log.V(1).Info("the program's pages stay mapped", "error", err.Error())
+		}
+		asked := a.kube.asked.Load()
 		_, version := a.board.Snapshot()
-		a.board.Changes(ctx, version) // whatever it says, something has happened
+		for idle := true; idle && ctx.Err() == nil; {
+			wait, cancel := context.WithTimeout(ctx, latest)
+			_, err := a.board.Changes(wait, version)
+			cancel()
+			idle = errors.Is(err, context.DeadlineExceeded) && a.kube.asked.Load() == asked
+		}
 	}
 }
 
