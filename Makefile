@@ -67,7 +67,7 @@ test-systemd: go-ready ## install the package under Debian's systemd, and restar
 
 soak: go-ready packages-test ## create and delete many pods, and look for what is left; starve others
 	@$(SUDO) env "PATH=$$PATH" PODD_KERNEL_TESTS=require PODD_SOAK_PODS=2000 PODD_STARVE_SECONDS=180 CGO_ENABLED=1 \
-		$(GO) test -tags soak -timeout 60m -run 'TestNothingIsLeft|TestAStarved|TestStrictProbes' -v ./e2e
+		$(GO) test -tags soak -timeout 150m -run 'TestNothingIsLeft|TestAStarved|TestStrictProbes|TestFiftyWatches' -v ./e2e
 
 bench: go-ready packages-test build ## measure, each figure beside its floor
 	@$(SUDO) env "PATH=$$PATH" $(GO) run ./bench
