@@ -207,10 +207,14 @@ func (s *watchStream) begin() {
 	s.c.begun = true
 }
 
+// flush sends what was written. From then on the watch may be idle for as long as
+// nothing happens: HTTP/2 ends a stream at its deadline whether it is written to or not.
 func (s *watchStream) flush() error {
 	control := http.NewResponseController(s.c.w)
 	_ = control.SetWriteDeadline(time.Now().Add(writeWait))
-	return control.Flush()
+	err := control.Flush()
+	_ = control.SetWriteDeadline(time.Time{})
+	return err
 }
 
 // event sends what a change means to a client that sees only what its selector

@@ -111,6 +111,56 @@ func TestAWatchGoesOnWhereAListEnded(t *testing.T) {
 	w.want("MODIFIED between data.a=2", "DELETED before")
 }
 
+// HTTP/2 ends a stream whose deadline passes, and HTTP/1 the answer that comes after: in
+// between events, and when a request comes, there is none.
+func TestAnIdleWatchHasNoDeadline(t *testing.T) {
+	s := newServer(t, nil)
+	for _, version := range []int{1, 2} {
+		deadlines := make(chan time.Time, 1000)
+		server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.ProtoMajor != version {
+				t.Errorf("HTTP/%d; want %d", r.ProtoMajor, version)
+			}
+			s.ServeHTTP(tellingWriter{w, deadlines}, r)
+		}))
+		server.EnableHTTP2 = version == 2
+		server.StartTLS()
+		t.Cleanup(server.Close)
+		answer, err := server.Client().Get(server.URL + configMapsPath + "?watch=1&sendInitialEvents=false&resourceVersionMatch=NotOlderThan")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { answer.Body.Close() })
+		w := &watching{t: t, lines: bufio.NewReader(answer.Body)}
+		do(t, s, "POST", configMapsPath, configMapNamed(fmt.Sprint("c", version))).want(t, 201)
+		w.want(fmt.Sprint("ADDED c", version))
+		last := time.Now()
+		for within := time.After(time.Minute); !last.IsZero(); {
+			select {
+			case last = <-deadlines:
+			case <-within:
+				t.Fatalf("HTTP/%d: the last deadline is %v", version, last)
+			}
+			for len(deadlines) > 0 {
+				last = <-deadlines
+			}
+		}
+	}
+}
+
+// tellingWriter tells which deadlines are set.
+type tellingWriter struct {
+	http.ResponseWriter
+	deadlines chan time.Time
+}
+
+func (t tellingWriter) Unwrap() http.ResponseWriter { return t.ResponseWriter }
+
+func (t tellingWriter) SetWriteDeadline(at time.Time) error {
+	t.deadlines <- at
+	return http.NewResponseController(t.ResponseWriter).SetWriteDeadline(at)
+}
+
 func TestAWatchWithoutAVersionBeginsWithWhatThereIs(t *testing.T) {
 	s := newServer(t, nil)
 	url := listen(t, s)
