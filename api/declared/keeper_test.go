@@ -346,6 +346,26 @@ func TestEventsOfPodsAreShown(t *testing.T) {
 	}
 }
 
+func TestOfTooManyEventsTheNewestAreShown(t *testing.T) {
+	w := newWorld(t)
+	now := time.Now()
+	const more = 3
+	for i := range eventsMost + more { // the later its name, the older
+		key := objects.Key{Resource: eventResource, Namespace: "default", Name: fmt.Sprintf("e%05d", i)}
+		at := metav1.NewTime(now.Add(-time.Duration(i) * time.Millisecond))
+		if _, err := w.keeper.Store.Update(key, func(objects.Object) (objects.Object, error) {
+			return &v1.Event{ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name}, LastTimestamp: at}, nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.keeper.forgetEvents(now)
+	left, _ := w.keeper.Store.List(eventResource, "default")
+	if last := left[len(left)-1].GetName(); len(left) != eventsMost || last != fmt.Sprintf("e%05d", eventsMost-1) {
+		t.Errorf("%d events are left, the oldest is %s", len(left), last)
+	}
+}
+
 func TestDeleteCollectionAndNamespacesTakePodsWithThem(t *testing.T) {
 	w := newWorld(t)
 	for i := range 3 {

@@ -117,6 +117,10 @@ func (k *Keeper) Load() {
 // keeps them.
 const eventsLast = time.Hour
 
+// eventsMost is how many are shown: those that happened last, where pods come and go
+// so often that there are more.
+const eventsMost = 5000
+
 // Run shows in the store what happens to pods, to what files declare, and which events
 // there are, until ctx ends. It owns what the store says of these.
 func (k *Keeper) Run(ctx context.Context) {
@@ -125,7 +129,7 @@ func (k *Keeper) Run(ctx context.Context) {
 	changes := make(chan []pod.Change)
 	running.Go(func() { k.follow(ctx, changes) })
 	running.Go(func() { k.followNode(ctx) })
-	sweep := time.NewTicker(5 * time.Minute)
+	sweep := time.NewTicker(time.Minute)
 	defer sweep.Stop()
 	for {
 		select {
@@ -450,14 +454,22 @@ func (k *Keeper) showEvent(e *v1.Event) {
 // clients too.
 func (k *Keeper) forgetEvents(now time.Time) {
 	stored, _ := k.Store.List(eventResource, "")
+	var events []*v1.Event
 	for _, o := range stored {
-		e, is := o.(*v1.Event)
-		if !is || now.Sub(happened(e)) < eventsLast {
+		if e, is := o.(*v1.Event); is {
+			events = append(events, e)
+		}
+	}
+	if len(events) > eventsMost {
+		slices.SortStableFunc(events, func(a, b *v1.Event) int { return happened(b).Compare(happened(a)) })
+	}
+	for i, e := range events {
+		if i < eventsMost && now.Sub(happened(e)) < eventsLast {
 			continue
 		}
 		k.update(objects.Key{Resource: eventResource, Namespace: e.Namespace, Name: e.Name},
 			func(old objects.Object) (objects.Object, error) {
-				if old != o {
+				if old != objects.Object(e) {
 					return old, nil
 				}
 				return nil, nil
