@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"golang.org/x/sys/unix"
 
+	"podd/internal/kerneltest"
 	"podd/internal/testimage"
 )
 
@@ -67,7 +69,7 @@ func TestRootfsOfManyLayers(t *testing.T) {
 				if o.upper, o.work, err = makeUpper(dir, filepath.Join(s.layers, lower[0])); err != nil {
 					t.Fatal(err)
 				}
-				before := read(t, "/proc/self/mountinfo")
+				before := kerneltest.Mounts(t)
 				mount, err := o.mount()
 				if way == "at once" {
 					mount, err = o.mountAtOnce()
@@ -75,8 +77,8 @@ func TestRootfsOfManyLayers(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if after := read(t, "/proc/self/mountinfo"); after != before {
-					t.Errorf("the mount is seen in the host's namespace:\n%s", after)
+				if after := kerneltest.Mounts(t); !slices.Equal(after, before) {
+					t.Errorf("the mount is seen in the host's namespace:\n%s", strings.Join(after, "\n"))
 				}
 				root := attach(t, mount)
 				for i := range n {

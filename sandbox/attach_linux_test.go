@@ -132,12 +132,14 @@ func TestStdinOnceEndsWithTheFirstClient(t *testing.T) {
 		"it goes away":   func(c *clientOf) { c.cancel() },
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := w.request("/bin/sh", "-c", `while read line; do echo "got $line"; done; echo end of input; exec sleep 1000`)
+			r := w.request("/bin/sh", "-c", `while sleep 0.02; do echo tick; done & while read line; do echo "got $line"; done; echo end of input; wait`)
 			r.Stdin, r.StdinOnce = true, true
 			w.start(s, r)
 			// Who does not write takes nothing away, and who comes second writes nothing.
 			looks := w.attach(s, r.ID, false, nil)
+			looks.sees(t, "tick\n")
 			c := w.attach(s, r.ID, true, nil)
+			c.sees(t, "tick\n")
 			io.WriteString(c.in, "first\n")
 			looks.sees(t, "got first\n")
 			c.sees(t, "got first\n")
@@ -148,6 +150,7 @@ func TestStdinOnceEndsWithTheFirstClient(t *testing.T) {
 				c.sees(t, "end of input\n") // it still looks on
 			}
 			late := w.attach(s, r.ID, true, nil)
+			late.sees(t, "tick\n")
 			must(t, s.KillContainer(ctxOf(t), r.ID))
 			if err := late.ended(t); err != nil {
 				t.Errorf("a client that has no input any more: %v", err)

@@ -6,12 +6,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"podd/internal/kerneltest"
 )
 
 func TestContainerRunsAndItsExitAndOutputAreKept(t *testing.T) {
@@ -450,8 +453,7 @@ func TestMainProcessExitKillsTheRestOfItsContainer(t *testing.T) {
 
 func TestDestroyLeavesNothing(t *testing.T) {
 	w := newWorld(t)
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	must(t, err)
+	mounts := kerneltest.Mounts(t)
 	var pids []int
 	var uids []string
 	for range 3 {
@@ -475,8 +477,8 @@ func TestDestroyLeavesNothing(t *testing.T) {
 	if left, err := w.host.List(); err != nil || len(left) != 0 {
 		t.Errorf("sandboxes left: %v, %v", left, err)
 	}
-	if after, _ := os.ReadFile("/proc/self/mountinfo"); string(after) != string(mounts) {
-		t.Errorf("mounts before:\n%s\nafter:\n%s", mounts, after)
+	if after := kerneltest.Mounts(t); !slices.Equal(after, mounts) {
+		t.Errorf("mounts before:\n%s\nafter:\n%s", strings.Join(mounts, "\n"), strings.Join(after, "\n"))
 	}
 	if w.cgroup != "" {
 		eventually(t, "cgroups are empty", func() bool {

@@ -90,6 +90,9 @@ func mountLines(t testing.TB) []string {
 	}
 	var lines []string
 	for _, m := range mounts {
+		if kerneltest.OthersMount(t, m.Mountpoint) {
+			continue
+		}
 		lines = append(lines, fmt.Sprint(m.Mountpoint, " ", m.Root, " ", m.FSType, " ", m.Options, " ", strings.HasPrefix(m.Optional, "shared")))
 	}
 	return lines
