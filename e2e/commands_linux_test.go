@@ -55,6 +55,15 @@ func cmdPodd(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+// cmdLast is "last POD [-c NAME] -- COMMAND…": podd exec with a command that ends
+// its container, which may end it as well before it has returned.
+func cmdLast(ts *testscript.TestScript, _ bool, args []string) {
+	err := runPodd(ts, append([]string{"exec"}, args...))
+	if killed := "exit status 137"; err != nil && err.Error() != killed {
+		ts.Fatalf("podd exec %s: %v, want success or %s", strings.Join(args, " "), err, killed)
+	}
+}
+
 func runPodd(ts *testscript.TestScript, args []string) error {
 	cmd := worldOf(ts).command(args...)
 	return ts.Exec(cmd.Path, cmd.Args[1:]...)

@@ -72,6 +72,7 @@ func scripts(dir, images string) testscript.Params {
 			"agent":    cmdAgent,
 			"api":      cmdAPI,
 			"podd":     cmdPodd,
+			"last":     cmdLast,
 			"until":    cmdUntil,
 			"get":      cmdGet,
 			"note":     cmdNote,
