@@ -12,22 +12,24 @@ import (
 	"k8s.io/apimachinery/pkg/version"
 )
 
-// form is how a client wants a page: plain, or in a version of aggregated
-// discovery.
+// form is how a client wants a page: plain, in a version of aggregated
+// discovery, or in protobuf.
 type form string
 
 const (
-	plain   form = ""
-	v2      form = "v2"
-	v2beta1 form = "v2beta1"
+	plain    form = ""
+	v2       form = "v2"
+	v2beta1  form = "v2beta1"
+	protobuf form = "protobuf" // of /openapi/v2
 )
 
 // page is what one path has to offer. Documents are made when first asked for.
 type page map[form]func() document
 
 // New serves all that clients ask about the API: /api, /apis and the pages
-// below them, /openapi/v3 and /version. Other paths are not found. Clients that
-// ask for aggregated discovery get it in one answer at /api and /apis.
+// below them, /openapi/v2, /openapi/v3 and /version. Other paths are not found.
+// Clients that ask for aggregated discovery get it in one answer at /api and
+// /apis.
 //
 // Source: Kubernetes docs, "Kubernetes API Concepts", API Discovery.
 func New(resources []Resource, info version.Info) http.Handler {
@@ -60,11 +62,11 @@ func New(resources []Resource, info version.Info) http.Handler {
 	for gv, of := range byGroupVersion(resources) {
 		pages["/"+pathOf(gv)] = only(func() any { return list(gv, of) })
 		if open, ok := openAPI(gv); ok {
-			d := sync.OnceValue(open)
-			pages["/openapi/v3/"+pathOf(gv)] = page{plain: d}
-			openapi[pathOf(gv)] = d
+			pages["/openapi/v3/"+pathOf(gv)] = page{plain: open}
+			openapi[pathOf(gv)] = open
 		}
 	}
+	pages["/openapi/v2"] = openAPIv2()
 	pages["/openapi/v3"] = only(func() any { return openAPIIndex(openapi) })
 	return handler(pages)
 }
@@ -98,6 +100,8 @@ func wanted(p page, accept string) form {
 	for _, c := range goautoneg.ParseAccept(accept) {
 		as := form(c.Params["v"])
 		switch {
+		case c.Q > 0 && p[protobuf] != nil && slices.Contains(mediaOpenAPIv2, c.Type+"/"+c.SubType):
+			return protobuf
 		case c.Q == 0 || c.Type != "application" && c.Type != "*" || c.SubType != "json" && c.SubType != "*":
 		case c.Params["as"] == "":
 			return plain

@@ -169,7 +169,7 @@ func TestAggregatedDiscoveryIsTheSumOfTheLists(t *testing.T) {
 func line(parts ...any) string { return strings.TrimSuffix(fmt.Sprintln(parts...), "\n") }
 
 func TestPagesAreCompressedAndKeptByClients(t *testing.T) {
-	for _, path := range []string{"/api", "/apis/node.k8s.io/v1", "/openapi/v3", "/openapi/v3/api/v1", "/version"} {
+	for _, path := range []string{"/api", "/apis/node.k8s.io/v1", "/openapi/v2", "/openapi/v3", "/openapi/v3/api/v1", "/version"} {
 		packed := ask(t, path, "Accept-Encoding", "deflate, gzip;q=0.5")
 		if packed.Header.Get("Content-Encoding") != "gzip" {
 			t.Fatalf("%s is not compressed", path)

@@ -1,7 +1,11 @@
 package discovery
 
 import (
+	"bytes"
+	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -56,6 +60,55 @@ func TestKubectlFindsAndExplainsWhatIsServed(t *testing.T) {
 		}
 		if out := run("explain", "po.spec.containers.livenessProbe.httpGet.port"); !strings.Contains(out, "Name or number of the port to access on the container") {
 			t.Errorf("explain of a field:\n%s", out)
+		}
+	})
+}
+
+// kubectl takes version 2 where there is no version 3, as older ones always do.
+// Where its server does not validate fields, kubectl does so with the definitions.
+func TestKubectlValidatesAndExplainsWithOpenAPIv2(t *testing.T) {
+	var validated []string // by whom, as requests asked
+	server := func(document func([]byte) []byte) string {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			switch {
+			case strings.HasPrefix(r.URL.Path, "/openapi/v3"):
+				http.NotFound(w, r)
+			case r.URL.Path == "/openapi/v2":
+				w.Write(document(readAll(t, "/openapi/v2", "Accept", r.Header.Get("Accept"))))
+			default:
+				if r.Method == http.MethodPost {
+					validated = append(validated, r.URL.Query().Get("fieldValidation"))
+				}
+				served.ServeHTTP(w, r)
+			}
+		}))
+		t.Cleanup(s.Close)
+		return s.URL
+	}
+	validates := server(func(document []byte) []byte { return document })
+	doesNot := server(func(document []byte) []byte {
+		return bytes.ReplaceAll(document, []byte("fieldValidation"), []byte("fieldVaporation"))
+	})
+	manifest := filepath.Join(t.TempDir(), "pod.yaml")
+	if err := os.WriteFile(manifest, []byte("apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: a, imag: b}]}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	kubectltest.Each(t, func(t *testing.T, k kubectltest.Kubectl) {
+		validated = nil
+		k.Args = []string{"-s", validates}
+		if out, err := k.Run(t, "explain", "po.spec.containers.image", "--output=plaintext-openapiv2"); err != nil || !strings.Contains(out, "FIELD:    image <string>") {
+			t.Errorf("explain: %v\n%s", err, out)
+		}
+		k.Run(t, "create", "-f", manifest, "--validate=strict") // there are no pods here
+		if !slices.Equal(validated, []string{"Strict"}) {
+			t.Errorf("the server was asked to validate: %q", validated)
+		}
+		k.Args, k.Home = []string{"-s", doesNot}, t.TempDir()
+		if out, err := k.Run(t, "create", "-f", manifest, "--validate=strict"); err == nil || !strings.Contains(out, `unknown field "imag" in io.k8s.api.core.v1.Container`) {
+			t.Errorf("validation by kubectl: %v\n%s", err, out)
+		}
+		if len(validated) != 1 {
+			t.Errorf("what kubectl refuses is not sent: %q", validated)
 		}
 	})
 }

@@ -1,16 +1,15 @@
-// Generate cuts Kubernetes' OpenAPI v3 documents to what podd serves.
+// Generate cuts Kubernetes' OpenAPI documents to what podd serves.
 //
 // It takes them from the source of the Kubernetes release named below, which
 // the go command downloads (about 40 MB) and checks; podd does not depend on
-// it. It writes one compressed document per group and version into its first
-// argument, a directory: apis__node.k8s.io__v1.json.gz.
+// it. Into its first argument, a directory, it writes a compressed document of
+// version 3 for each group and version, apis__node.k8s.io__v1.json.gz, and the
+// one of version 2 in both of its encodings, swagger.json.gz and swagger.pb.gz.
 package main
 
 import (
 	"bytes"
-	"cmp"
 	"compress/gzip"
-	_ "embed"
 	"encoding/json"
 	"fmt"
 	"io/fs"
@@ -26,11 +25,6 @@ import (
 )
 
 const release = "k8s.io/kubernetes@v1.37.2"
-
-// metrics.k8s.io is not part of a Kubernetes release.
-//
-//go:embed metrics.json
-var metrics []byte
 
 func main() {
 	if len(os.Args) != 2 {
@@ -48,48 +42,38 @@ func generate(dir string) error {
 	if err != nil {
 		return err
 	}
+	source = filepath.Join(source, "api/openapi-spec")
 	served := map[schema.GroupVersion][]discovery.Resource{}
 	for _, r := range discovery.Served {
 		served[r.GroupVersion()] = append(served[r.GroupVersion()], r)
 	}
-	var core *document
-	read := func(gv schema.GroupVersion) (*document, error) {
-		if gv.Group == "metrics.k8s.io" {
-			return withMeta(metrics, core)
-		}
-		data, err := os.ReadFile(filepath.Join(source, "api/openapi-spec/v3", name(gv)+"_openapi.json"))
-		if err != nil {
-			return nil, err
-		}
+	all, err := readSwagger(filepath.Join(source, "swagger.json"))
+	if err != nil {
+		return err
+	}
+	for gv := range served {
 		d := &document{}
-		return d, json.Unmarshal(data, d)
-	}
-	// The core first: what others share with it is taken from there.
-	versions := slices.SortedFunc(func(yield func(schema.GroupVersion) bool) {
-		for gv := range served {
-			if !yield(gv) {
-				return
-			}
-		}
-	}, func(a, b schema.GroupVersion) int { return cmp.Compare(a.String(), b.String()) })
-	slices.SortStableFunc(versions, func(a, b schema.GroupVersion) int { return cmp.Compare(len(a.Group), len(b.Group)) })
-	for _, gv := range versions {
-		d, err := read(gv)
-		if err != nil {
+		if gv.Group == "metrics.k8s.io" {
+			decode(all.metricsV3(), d)
+		} else if err := read(filepath.Join(source, "v3", name(gv)+"_openapi.json"), d); err != nil {
 			return err
 		}
-		if gv.Group == "" {
-			core = &document{}
-			*core = *d
-		}
-		d.cut(served[gv])
-		size, err := d.write(filepath.Join(dir, name(gv)+".json.gz"))
-		if err != nil {
+		cut(d.Paths, served)
+		dropUnmentioned(d.Paths, map[string]map[string]json.RawMessage{"#/components/schemas/": d.Components.Schemas})
+		if err := write(filepath.Join(dir, name(gv)+".json.gz"), encode(d)); err != nil {
 			return err
 		}
-		fmt.Printf("%-30s %6d bytes, %d schemas, %d paths\n", gv, size, len(d.Components.Schemas), len(d.Paths))
 	}
-	return nil
+	cut(all.Paths, served)
+	dropUnmentioned(all.Paths, map[string]map[string]json.RawMessage{"#/definitions/": all.Definitions, "#/parameters/": all.Parameters})
+	if err := write(filepath.Join(dir, "swagger.json.gz"), encode(all)); err != nil {
+		return err
+	}
+	protobuf, err := all.protobuf()
+	if err != nil {
+		return err
+	}
+	return write(filepath.Join(dir, "swagger.pb.gz"), protobuf)
 }
 
 // download returns the directory of the Kubernetes source.
@@ -128,26 +112,10 @@ type document struct {
 // item is what one path has: an operation by HTTP method, and parameters.
 type item map[string]json.RawMessage
 
-// withMeta adds the schemas of metadata, which every document has.
-func withMeta(data []byte, core *document) (*document, error) {
-	d := &document{}
-	if err := json.Unmarshal(data, d); err != nil {
-		return nil, err
-	}
-	d.Components.SecuritySchemes = core.Components.SecuritySchemes
-	for name, schema := range core.Components.Schemas {
-		if strings.HasPrefix(name, "io.k8s.apimachinery.") {
-			d.Components.Schemas[name] = schema
-		}
-	}
-	return d, nil
-}
-
-// cut leaves the paths and operations of the resources, and the schemas that
-// these mention.
-func (d *document) cut(resources []discovery.Resource) {
-	for path, item := range d.Paths {
-		verbs := verbsOf(path, resources)
+// cut leaves the paths and operations that are served.
+func cut(paths map[string]item, served map[schema.GroupVersion][]discovery.Resource) {
+	for path, item := range paths {
+		verbs := verbsOf(path, served)
 		for method, operation := range item {
 			var o struct {
 				Action string `json:"x-kubernetes-action"`
@@ -155,49 +123,52 @@ func (d *document) cut(resources []discovery.Resource) {
 			if method == "parameters" || method == "summary" || method == "description" {
 				continue
 			}
-			if err := json.Unmarshal(operation, &o); err != nil {
-				panic(err) // it came from a decoder
-			}
+			decode(operation, &o)
 			if !slices.Contains(verbs, verbOf(o.Action, method)) {
 				delete(item, method)
 				continue
 			}
-			item[method] = withoutCBOR(operation)
+			var all any
+			decode(operation, &all)
+			item[method] = encode(withoutCBOR(all))
 		}
 		if _, only := item["parameters"]; len(item) == 0 || only && len(item) == 1 {
-			delete(d.Paths, path)
-		}
-	}
-	used := map[string]bool{}
-	for _, item := range d.Paths {
-		for _, part := range item {
-			d.use(part, used)
-		}
-	}
-	for name := range d.Components.Schemas {
-		if !used[name] {
-			delete(d.Components.Schemas, name)
+			delete(paths, path)
 		}
 	}
 }
 
 // verbsOf finds what is served at a path of a document:
-// /api/v1/namespaces/{namespace}/pods/{name}/log. The paths that only list
-// resources have the verb "list" there.
-func verbsOf(path string, resources []discovery.Resource) []string {
+// /api/v1/namespaces/{namespace}/pods/{name}/log. The paths of discovery have
+// the verb "resources".
+func verbsOf(path string, served map[schema.GroupVersion][]discovery.Resource) []string {
 	parts := strings.Split(strings.Trim(path, "/"), "/")
-	if parts[0] == "api" {
-		parts = parts[2:]
-	} else {
-		parts = parts[3:]
+	var gv schema.GroupVersion
+	switch {
+	case path == "/api/", path == "/apis/", path == "/version/":
+		return []string{"resources"}
+	case parts[0] == "api":
+		gv.Version, parts = parts[1], parts[2:]
+	case parts[0] == "apis" && len(parts) == 2:
+		for gv := range served {
+			if gv.Group == parts[1] {
+				return []string{"resources"}
+			}
+		}
+		return nil
+	case parts[0] == "apis":
+		gv.Group, gv.Version, parts = parts[1], parts[2], parts[3:]
 	}
 	if len(parts) > 2 && parts[0] == "namespaces" && parts[1] == "{namespace}" {
 		parts = parts[2:]
 	}
-	if len(parts) == 0 {
+	resources := served[gv]
+	switch {
+	case len(resources) == 0:
+		return nil
+	case len(parts) == 0:
 		return []string{"resources"}
-	}
-	if parts[0] == "watch" {
+	case parts[0] == "watch":
 		return nil // ?watch=true has replaced it
 	}
 	i := slices.IndexFunc(resources, func(r discovery.Resource) bool { return r.Plural == parts[0] })
@@ -228,20 +199,7 @@ func verbOf(action, method string) string {
 }
 
 // withoutCBOR removes an encoding that is not served.
-func withoutCBOR(operation json.RawMessage) json.RawMessage {
-	var o any
-	if err := json.Unmarshal(operation, &o); err != nil {
-		panic(err) // it came from a decoder
-	}
-	remove(o)
-	data, err := json.Marshal(o)
-	if err != nil {
-		panic(err)
-	}
-	return data
-}
-
-func remove(v any) {
+func withoutCBOR(v any) any {
 	switch v := v.(type) {
 	case map[string]any:
 		for key, value := range v {
@@ -249,45 +207,79 @@ func remove(v any) {
 				delete(v, key)
 				continue
 			}
-			remove(value)
+			v[key] = withoutCBOR(value)
 		}
 	case []any:
-		for _, value := range v {
-			remove(value)
+		v = slices.DeleteFunc(v, func(value any) bool {
+			text, _ := value.(string)
+			return strings.HasPrefix(text, "application/") && strings.Contains(text, "cbor")
+		})
+		for i := range v {
+			v[i] = withoutCBOR(v[i])
+		}
+		return v
+	}
+	return v
+}
+
+// dropUnmentioned leaves, of the parts of a document, those that its paths
+// mention, and those that these mention. parts are by name, by how a mention
+// begins: "#/definitions/".
+func dropUnmentioned(paths map[string]item, parts map[string]map[string]json.RawMessage) {
+	used := map[string]bool{}
+	var use func(text []byte)
+	use = func(text []byte) {
+		for prefix, named := range parts {
+			for i, mention := range bytes.Split(text, []byte(`"`+prefix)) {
+				name, _, _ := bytes.Cut(mention, []byte(`"`))
+				if i > 0 && !used[prefix+string(name)] {
+					used[prefix+string(name)] = true
+					use(named[string(name)])
+				}
+			}
+		}
+	}
+	use(encode(paths))
+	for prefix, named := range parts {
+		for name := range named {
+			if !used[prefix+name] {
+				delete(named, name)
+			}
 		}
 	}
 }
 
-// use marks the schemas that a part of the document mentions, and those that
-// these mention.
-func (d *document) use(part []byte, used map[string]bool) {
-	const ref = `"#/components/schemas/`
-	for {
-		_, rest, found := bytes.Cut(part, []byte(ref))
-		if !found {
-			return
-		}
-		name, rest, _ := bytes.Cut(rest, []byte(`"`))
-		if part = rest; !used[string(name)] {
-			used[string(name)] = true
-			d.use(d.Components.Schemas[string(name)], used)
-		}
-	}
-}
-
-// write writes the document, compressed as far as gzip can.
-func (d *document) write(path string) (size int, err error) {
-	data, err := json.Marshal(d)
+// read reads a file of the Kubernetes source.
+func read(path string, into any) error {
+	data, err := os.ReadFile(path)
 	if err != nil {
-		return 0, err
+		return err
 	}
+	return json.Unmarshal(data, into)
+}
+
+// decode reads what came from a decoder before.
+func decode(data []byte, into any) {
+	if err := json.Unmarshal(data, into); err != nil {
+		panic(err)
+	}
+}
+
+// encode writes what came from a decoder.
+func encode(v any) []byte {
+	data, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	return data
+}
+
+// write writes a document, compressed as far as gzip can.
+func write(path string, document []byte) error {
 	var gz bytes.Buffer
 	w, _ := gzip.NewWriterLevel(&gz, gzip.BestCompression)
-	if _, err := w.Write(data); err != nil {
-		return 0, err
-	}
-	if err := w.Close(); err != nil {
-		return 0, err
-	}
-	return gz.Len(), os.WriteFile(path, gz.Bytes(), fs.FileMode(0o644))
+	w.Write(document) // a buffer takes everything
+	w.Close()
+	fmt.Printf("%-45s %7d bytes, %6d compressed\n", filepath.Base(path), len(document), gz.Len())
+	return os.WriteFile(path, gz.Bytes(), fs.FileMode(0o644))
 }
