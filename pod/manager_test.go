@@ -147,17 +147,29 @@ func TestAttachFindsTheContainer(t *testing.T) {
 	inWorld(t, func(w *world) {
 		for _, test := range []struct {
 			key             pod.Key
-			container, says string
+			container, sees string
 			want            error
 		}{
-			{web, "", "app\ntyped", nil}, {web, "proxy", "proxy\ntyped", nil},
+			{web, "", "app", context.Canceled}, {web, "proxy", "proxy", context.Canceled},
 			{web, "nobody", "", pod.ErrNotRunning},
 			{pod.Key{Namespace: "default", Name: "nobody"}, "", "", pod.ErrNotFound},
 		} {
 			var out bytes.Buffer
-			err := w.manager.Attach(w.t.Context(), test.key, pod.AttachRequest{Container: test.container, Stdin: strings.NewReader("typed"), Stdout: &out})
-			if !errors.Is(err, test.want) || out.String() != test.says {
-				t.Errorf("attach to %s %q: %q, %v; want %q, %v", test.key, test.container, out.String(), err, test.says, test.want)
+			ctx, leave := context.WithCancel(w.t.Context())
+			end := make(chan error, 1)
+			go func() {
+				end <- w.manager.Attach(ctx, test.key, pod.AttachRequest{Container: test.container, Stdout: &out})
+			}()
+			synctest.Wait()
+			for _, container := range []string{"app", "proxy", "other"} {
+				if err := w.kernel.Say(container, container); err != nil {
+					t.Error(err)
+				}
+			}
+			synctest.Wait()
+			leave()
+			if err := <-end; !errors.Is(err, test.want) || out.String() != test.sees {
+				t.Errorf("attach to %s %q: %q, %v; want %q, %v", test.key, test.container, out.String(), err, test.sees, test.want)
 			}
 		}
 	})

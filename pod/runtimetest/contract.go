@@ -18,7 +18,7 @@ import (
 // Subject is a runtime under test.
 type Subject struct {
 	Runtime pod.Runtime
-	// Image is present and holds busybox's sh and sleep.
+	// Image is present and holds busybox's sh, sleep and cat.
 	Image string
 	// Absent is a well-formed reference of an image that is nowhere.
 	Absent string
@@ -43,6 +43,9 @@ func Contract(t *testing.T, subject func(t *testing.T) Subject) {
 		"AHookIsAnsweredHoweverOftenAsked":   hookTwice,
 		"AHookEndsWithItsContainer":          hookEnds,
 		"AResizeIsAnsweredAndMayBeRepeated":  resizedTwice,
+		"ClientsSeeOutputFromNowOn":          attachedTwice,
+		"AnAttachEndsWithItsContainer":       attachEnds,
+		"StdinOnceIsTheFirstClients":         attachedOnce,
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := &contract{T: t, Subject: subject(t), facts: make(chan pod.Fact, 1000)}
@@ -64,8 +67,9 @@ type contract struct {
 	ctx    context.Context
 	target pod.Target
 	facts  chan pod.Fact
-	// resources are what "app" is given; set before up.
-	resources v1.ResourceRequirements
+	// resources, stdin and stdinOnce are what "app" is given; set before up.
+	resources        v1.ResourceRequirements
+	stdin, stdinOnce bool
 }
 
 // up brings a pod with one container "app" to the point where it can be started.
@@ -79,6 +83,7 @@ func (c *contract) up(command ...string) {
 			EnableServiceLinks: new(false), TerminationGracePeriodSeconds: new(int64(5)),
 			Containers: []v1.Container{{
 				Name: "app", Image: c.Image, ImagePullPolicy: v1.PullNever, Command: command, Resources: c.resources,
+				Stdin: c.stdin, StdinOnce: c.stdinOnce,
 				TerminationMessagePath: "/dev/termination-log", TerminationMessagePolicy: v1.TerminationMessageReadFile,
 			}},
 		},

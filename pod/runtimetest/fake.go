@@ -11,7 +11,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net"
 	"net/netip"
@@ -63,6 +62,9 @@ type fakeContainer struct {
 	gone      chan struct{} // closed by its exit
 	killed    *time.Timer
 	killAt    time.Time
+	clients   []*client
+	// inputTaken says that its input is, or was, one client's alone.
+	inputTaken bool
 }
 
 type probe struct {
@@ -484,17 +486,6 @@ func (f *Fake) Exec(_ context.Context, _ pod.Target, r pod.ExecRequest) (int, er
 	return 0, nil
 }
 
-// Attach implements [pod.Runtime]: it prints the container's name to r.Stdout, and
-// then what is typed.
-func (f *Fake) Attach(_ context.Context, _ pod.Target, r pod.AttachRequest) error {
-	fmt.Fprintln(r.Stdout, r.Container)
-	if r.Stdin == nil {
-		return nil
-	}
-	_, err := io.Copy(r.Stdout, r.Stdin)
-	return err
-}
-
 // Dial implements [pod.Runtime]: what connects is told the port. Nothing listens on
 // port 1.
 func (f *Fake) Dial(_ context.Context, _ pod.Target, port uint16) (net.Conn, error) {
@@ -576,19 +567,18 @@ func (f *Fake) runHook(ctx context.Context, t pod.Target, a pod.RunHook, report 
 
 // sleepOf is how long a hook sleeps.
 func sleepOf(p *v1.Pod, a pod.RunHook) time.Duration {
-	for _, c := range slices.Concat(p.Spec.InitContainers, p.Spec.Containers) {
-		if c.Name != a.Container || c.Lifecycle == nil {
-			continue
-		}
-		h := c.Lifecycle.PreStop
-		if a.Kind == pod.PostStart {
-			h = c.Lifecycle.PostStart
-		}
-		if h != nil && h.Sleep != nil {
-			return time.Duration(h.Sleep.Seconds) * time.Second
-		}
+	l := specOf(p, a.Container).Lifecycle
+	if l == nil {
+		return 0
 	}
-	return 0
+	h := l.PreStop
+	if a.Kind == pod.PostStart {
+		h = l.PostStart
+	}
+	if h == nil || h.Sleep == nil {
+		return 0
+	}
+	return time.Duration(h.Sleep.Seconds) * time.Second
 }
 
 // wait holds an action up if it is to be held, and says whether it goes on.
@@ -817,27 +807,18 @@ func (f *Fake) start(at pod.At, t pod.Target, p *fakePod, a pod.StartContainer) 
 			return pod.ContainerStarted{At: pod.At{Time: c.StartedAt}, Container: a.Container, ID: a.ID, Attempt: a.Attempt, Pid: c.Pid}
 		}
 	}
-	command := commandOf(t.Pod, a.Container)
-	if len(command) > 0 && strings.HasPrefix(command[0], "/no/such/") {
+	spec := specOf(t.Pod, a.Container)
+	if command := spec.Command; len(command) > 0 && strings.HasPrefix(command[0], "/no/such/") {
 		return startFailed(at, a, failure{"RunContainerError", "exec: " + command[0] + ": no such file or directory"})
 	}
 	c := &fakeContainer{gone: make(chan struct{}), FoundContainer: pod.FoundContainer{
 		Container: a.Container, ID: a.ID, Attempt: a.Attempt, Pid: 1000 + len(p.containers), StartedAt: at.Time,
 	}}
-	for _, want := range slices.Concat(t.Pod.Spec.InitContainers, t.Pod.Spec.Containers) {
-		if want.Name == a.Container {
-			c.image, c.resources = want.Image, want.Resources
-		}
-	}
-	for _, want := range t.Pod.Spec.EphemeralContainers {
-		if want.Name == a.Container {
-			c.image = want.Image
-		}
-	}
+	c.image, c.resources = spec.Image, spec.Resources
 	p.containers = append(p.containers, c)
 	f.starts++
 	l, lives := f.lives[a.Container]
-	if n, err := fmt.Sscanf(strings.Join(command, " "), "sh -c exit %d", &l.code); n == 1 && err == nil {
+	if n, err := fmt.Sscanf(strings.Join(spec.Command, " "), "sh -c exit %d", &l.code); n == 1 && err == nil {
 		lives = true
 	}
 	if lives {
@@ -852,13 +833,20 @@ func (f *Fake) start(at pod.At, t pod.Target, p *fakePod, a pod.StartContainer) 
 	return pod.ContainerStarted{At: at, Container: a.Container, ID: a.ID, Attempt: a.Attempt, Pid: c.Pid}
 }
 
-func commandOf(p *v1.Pod, container string) []string {
-	for _, c := range append(slices.Clone(p.Spec.InitContainers), p.Spec.Containers...) {
+// specOf is what a pod says of one of its containers; of one that it does not have,
+// nothing.
+func specOf(p *v1.Pod, container string) *v1.Container {
+	for _, c := range slices.Concat(p.Spec.InitContainers, p.Spec.Containers) {
 		if c.Name == container {
-			return c.Command
+			return &c
 		}
 	}
-	return nil
+	for _, c := range p.Spec.EphemeralContainers {
+		if c.Name == container {
+			return (*v1.Container)(&c.EphemeralContainerCommon)
+		}
+	}
+	return &v1.Container{}
 }
 
 // resize gives the pod's group and running attempts other resources.
