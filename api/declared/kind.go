@@ -103,7 +103,7 @@ func (k *Keeper) mistakes(p *v1.Pod) field.ErrorList {
 	if stored, found := k.Store.Get(podKey(keyOf(p))); !found || stored.GetUID() != p.UID {
 		errs = checkNewPod(p, k.Node)
 	}
-	parsed, err := parsePod(k.Files, p)
+	parsed, err := parsePod(p)
 	if err != nil {
 		return append(errs, field.InternalError(nil, err))
 	}
@@ -115,7 +115,7 @@ func (k *Keeper) warnings(o, old objects.Object) []string {
 	if o == nil || old != nil {
 		return nil
 	}
-	parsed, err := parsePod(k.Files, asPod(o))
+	parsed, err := parsePod(asPod(o))
 	if err != nil {
 		return nil
 	}

@@ -7,7 +7,9 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"sigs.k8s.io/yaml"
 
 	"podd/pod"
 	"podd/pod/manifest"
@@ -49,8 +51,10 @@ func newPod(p *v1.Pod) {
 }
 
 // parsePod is what the loader says of a pod.
-func parsePod(files *Files, p *v1.Pod) (manifest.Result, error) {
-	text, err := files.Text(p)
+func parsePod(p *v1.Pod) (manifest.Result, error) {
+	p = p.DeepCopy()
+	p.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}
+	text, err := yaml.Marshal(p)
 	if err != nil {
 		return manifest.Result{}, err
 	}

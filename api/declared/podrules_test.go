@@ -201,11 +201,12 @@ func TestEphemeralContainersAreOnlyAdded(t *testing.T) {
 }
 
 func TestMistakesOfAPodAreToldAsAnAPIServerTellsThem(t *testing.T) {
-	files := OpenFiles(t.TempDir(), testKinds)
 	for name, test := range map[string]struct{ pod, want string }{
 		"none": {`{metadata: {name: web}, spec: {containers: [{name: app, image: "a:1"}]}}`, ""},
 		"no image": {`{metadata: {name: web}, spec: {containers: [{name: app}]}}`,
 			"spec.containers[0].image: Required value"},
+		"no name": {`{metadata: {name: web}, spec: {containers: [{image: "a:1"}]}}`,
+			"spec.containers[0].name: Required value"},
 		"no containers": {`{metadata: {name: web}, spec: {}}`, "spec.containers: Required value"},
 		"a bad name": {`{metadata: {name: web}, spec: {containers: [{name: App_1, image: "a:1"}]}}`,
 			`spec.containers[0].name: Invalid value: "App_1": expected lower-case letters`},
@@ -221,7 +222,7 @@ func TestMistakesOfAPodAreToldAsAnAPIServerTellsThem(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p := podFrom(t, test.pod)
 			defaultPod(p)
-			parsed, err := parsePod(files, p)
+			parsed, err := parsePod(p)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -44,6 +44,8 @@ func fieldError(p manifest.Problem, value any) *field.Error {
 		return field.Duplicate(path, value)
 	case strings.Contains(p.Message, "not supported here"), strings.HasPrefix(p.Message, "not together with"), strings.HasPrefix(p.Message, "not for "):
 		return field.Forbidden(path, p.Message)
+	case value == "": // also of a field that is not given, where Kubernetes' types always write it
+		return field.Required(path, detail)
 	case value == nil:
 		value = ""
 	}

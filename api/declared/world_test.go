@@ -64,7 +64,7 @@ func (w *world) startAgent() {
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	w.store, w.board = objects.New(), pod.NewBoard()
-	kinds := rest.Kinds(rest.KindOptions{Store: w.store})
+	kinds := append(rest.Kinds(rest.KindOptions{Store: w.store}), TemplateKind())
 	files := OpenFiles(w.objects, nil)
 	config := Config{Files: files, Store: w.store, Board: w.board, Node: "node", Logger: logr.Discard()}
 	w.keeper = New(ctx, config)

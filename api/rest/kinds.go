@@ -22,7 +22,7 @@ type KindOptions struct {
 }
 
 // Kinds returns the kinds that are only stored, with the rules that Kubernetes
-// has for them.
+// has for them; those of pods, which PodTemplate shares, are package declared's.
 func Kinds(o KindOptions) []Kind {
 	setDefault(&o.ServiceRange, netip.MustParsePrefix("10.96.0.0/16"))
 	services := &serviceAddresses{store: o.Store, within: o.ServiceRange}
@@ -38,7 +38,6 @@ func Kinds(o KindOptions) []Kind {
 		eventViewKind(),
 		leaseKind(),
 		runtimeClassKind(),
-		podTemplateKind(),
 		persistentVolumeKind(),
 		persistentVolumeClaimKind(),
 		nodeKind(),
@@ -98,17 +97,6 @@ func runtimeClassKind() Kind {
 		ValidateUpdate: typed2(func(c, old *nodev1.RuntimeClass) field.ErrorList {
 			return validation.ValidateImmutableField(c.Handler, old.Handler, field.NewPath("handler"))
 		}),
-	}
-}
-
-// podTemplateKind keeps templates as they are: nothing here makes pods of them.
-func podTemplateKind() Kind {
-	return Kind{
-		Resource:            Served("", "podtemplates"),
-		New:                 func() objects.Object { return &v1.PodTemplate{} },
-		Generations:         true,
-		UnconditionalUpdate: true,
-		ReturnsDeleted:      true,
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/go-logr/logr/testr"
+	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -21,11 +22,18 @@ import (
 	"podd/api/objects"
 )
 
+// templateKind counts generations, and has lists in lists. Its rules are those of
+// another package.
+var templateKind = Kind{
+	Resource: Served("", "podtemplates"), New: func() objects.Object { return &v1.PodTemplate{} },
+	Generations: true, UnconditionalUpdate: true, ReturnsDeleted: true,
+}
+
 // newServer serves what is only stored; changes may be nil.
 func newServer(t testing.TB, change func(*Config)) *Server {
 	t.Helper()
 	store := objects.New()
-	config := Config{Store: store, Kinds: Kinds(KindOptions{Store: store}), Log: logr.Discard()}
+	config := Config{Store: store, Kinds: append(Kinds(KindOptions{Store: store}), templateKind), Log: logr.Discard()}
 	if tt, ok := t.(*testing.T); ok {
 		config.Log = testr.New(tt)
 	}

@@ -70,6 +70,7 @@ func (a *agent) newKube(ctx context.Context, watchLogs func(dir string) (<-chan 
 		Look: func(context.Context) (node.Load, error) { return nodeLoad(m, a.rootDir) },
 	}
 	kinds := rest.Kinds(rest.KindOptions{Store: k.store})
+	kinds = append(kinds, declared.TemplateKind())
 	kinds = append(kinds, auth.Kinds()...)
 	kinds = append(kinds, node.Kinds(a.usage(m))...)
 	k.keeper = declared.New(ctx, declared.Config{

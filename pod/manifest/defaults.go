@@ -17,11 +17,26 @@ func Default(p *v1.Pod) { applyDefaults(p) }
 func applyDefaults(p *v1.Pod) {
 	setDefault(&p.Namespace, metav1.NamespaceDefault)
 	s := &p.Spec
+	DefaultTemplate(s)
+	setDefaultPointer(&s.EnableServiceLinks, v1.DefaultEnableServiceLinks)
+	for _, list := range [][]v1.Container{s.InitContainers, s.Containers} {
+		for i := range list {
+			if s.HostNetwork {
+				hostPorts(list[i].Ports)
+			}
+			requestLimits(&list[i].Resources)
+		}
+	}
+}
+
+// DefaultTemplate fills in what Kubernetes fills in where the spec of a pod
+// template does not say. What is left is filled in when a pod is made of it:
+// requests, for example.
+func DefaultTemplate(s *v1.PodSpec) {
 	setDefault(&s.RestartPolicy, v1.RestartPolicyAlways)
 	setDefault(&s.DNSPolicy, v1.DNSClusterFirst)
 	setDefault(&s.SchedulerName, v1.DefaultSchedulerName)
 	setDefaultPointer(&s.TerminationGracePeriodSeconds, int64(v1.DefaultTerminationGracePeriodSeconds))
-	setDefaultPointer(&s.EnableServiceLinks, v1.DefaultEnableServiceLinks)
 	setDefaultPointer(&s.SecurityContext, v1.PodSecurityContext{})
 	// Two names of one field; the API server keeps them equal.
 	if s.ServiceAccountName == "" {
@@ -45,13 +60,13 @@ func applyDefaults(p *v1.Pod) {
 		}
 	}
 	for i := range s.InitContainers {
-		containerDefaults(&s.InitContainers[i], s.HostNetwork)
+		containerDefaults(&s.InitContainers[i])
 	}
 	for i := range s.Containers {
-		containerDefaults(&s.Containers[i], s.HostNetwork)
+		containerDefaults(&s.Containers[i])
 	}
 	for i := range s.EphemeralContainers {
-		containerDefaults((*v1.Container)(&s.EphemeralContainers[i].EphemeralContainerCommon), s.HostNetwork)
+		containerDefaults((*v1.Container)(&s.EphemeralContainers[i].EphemeralContainerCommon))
 	}
 }
 
@@ -82,15 +97,31 @@ func fileDefaults(v *v1.Volume) {
 	}
 }
 
-func containerDefaults(c *v1.Container, hostNetwork bool) {
+// hostPorts are those of containers in the network of the host.
+func hostPorts(ports []v1.ContainerPort) {
+	for i := range ports {
+		setDefault(&ports[i].HostPort, ports[i].ContainerPort)
+	}
+}
+
+// requestLimits requests what is limited, where nothing is requested.
+func requestLimits(r *v1.ResourceRequirements) {
+	for name, limit := range r.Limits {
+		if _, given := r.Requests[name]; !given {
+			if r.Requests == nil {
+				r.Requests = v1.ResourceList{}
+			}
+			r.Requests[name] = limit.DeepCopy()
+		}
+	}
+}
+
+func containerDefaults(c *v1.Container) {
 	setDefault(&c.ImagePullPolicy, pullPolicy(c.Image))
 	setDefault(&c.TerminationMessagePath, v1.TerminationMessagePathDefault)
 	setDefault(&c.TerminationMessagePolicy, v1.TerminationMessageReadFile)
 	for i := range c.Ports {
 		setDefault(&c.Ports[i].Protocol, v1.ProtocolTCP)
-		if hostNetwork {
-			setDefault(&c.Ports[i].HostPort, c.Ports[i].ContainerPort)
-		}
 	}
 	for i := range c.Env {
 		if from := c.Env[i].ValueFrom; from != nil && from.FieldRef != nil {
@@ -101,14 +132,6 @@ func containerDefaults(c *v1.Container, hostNetwork bool) {
 		for name, q := range list {
 			q.RoundUp(resource.Milli)
 			list[name] = q
-		}
-	}
-	for name, limit := range c.Resources.Limits {
-		if _, given := c.Resources.Requests[name]; !given {
-			if c.Resources.Requests == nil {
-				c.Resources.Requests = v1.ResourceList{}
-			}
-			c.Resources.Requests[name] = limit.DeepCopy()
 		}
 	}
 	for _, probe := range []*v1.Probe{c.LivenessProbe, c.ReadinessProbe, c.StartupProbe} {
