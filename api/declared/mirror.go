@@ -31,8 +31,12 @@ type mirror struct {
 	sources []pod.Source
 	bound   claims.Bound
 	changed bool // sources or bound were told anew
+	read    bool // bound was told: files were read
 	events  map[string]*v1.Event
 	forced  map[types.UID]bool // deleted at once, and not off the board yet
+
+	complete     chan struct{} // closed once what files declare is in the store
+	completeOnce sync.Once
 }
 
 // ended is a pod that nothing is left of.
@@ -43,6 +47,7 @@ type ended struct {
 
 func (m *mirror) init() {
 	m.wake, m.events, m.forced = make(chan struct{}, 1), map[string]*v1.Event{}, map[types.UID]bool{}
+	m.complete = make(chan struct{})
 }
 
 // tell changes what waits, and wakes Run.
@@ -79,7 +84,7 @@ func (k *Keeper) Sources(all []pod.Source) {
 // Bound takes in what became of claims and volumes, and hands it on: see
 // [manifest.Config]. It returns at once.
 func (k *Keeper) Bound(b claims.Bound) claims.Bound {
-	k.mirror.tell(func() { k.mirror.bound, k.mirror.changed = b, true })
+	k.mirror.tell(func() { k.mirror.bound, k.mirror.changed, k.mirror.read = b, true, true })
 	return b
 }
 
@@ -275,12 +280,35 @@ func (k *Keeper) off(p *v1.Pod) {
 		if was, _ := old.(*v1.Pod); was == nil || was.UID != p.UID || DeclaredIn(was) == "" {
 			return old, nil
 		}
-		return k.hidden(podKey(keyOf(p)))
+		return k.Hidden(podKey(keyOf(p)))
 	})
 }
 
-// hidden is the object that the API made and that one of a file's name hid; nil: none.
-func (k *Keeper) hidden(key objects.Key) (objects.Object, error) {
+// Settled waits until the store shows everything that was there when the agent ended:
+// what files declare, and the node.
+func (k *Keeper) Settled(ctx context.Context) error {
+	select {
+	case <-k.mirror.complete:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	for {
+		nodes, version := k.Store.List(nodeResource, "")
+		if len(nodes) > 0 {
+			return nil
+		}
+		w, err := k.Store.Watch(ctx, nodeResource, "", version)
+		if err == nil {
+			_, err = w.Next(ctx)
+		}
+		if ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+// Hidden is the object that the API made and that one of a file's name hides; nil: none.
+func (k *Keeper) Hidden(key objects.Key) (objects.Object, error) {
 	kept, err := k.Files.Read(key)
 	if err != nil || kept == nil {
 		return nil, err
@@ -299,7 +327,7 @@ func (k *Keeper) update(key objects.Key, f func(objects.Object) (objects.Object,
 func (k *Keeper) showWaiting() {
 	m := &k.mirror
 	m.mu.Lock()
-	gone, sources, bound, events, changed := m.ended, m.sources, m.bound, m.events, m.changed
+	gone, sources, bound, events, changed, read := m.ended, m.sources, m.bound, m.events, m.changed, m.read
 	m.ended, m.changed, m.events = nil, false, map[string]*v1.Event{}
 	m.mu.Unlock()
 	if len(gone) > 0 {
@@ -311,6 +339,9 @@ func (k *Keeper) showWaiting() {
 	}
 	if changed {
 		k.showSources(sources, bound)
+	}
+	if read {
+		m.completeOnce.Do(func() { close(m.complete) })
 	}
 	for _, name := range slices.Sorted(maps.Keys(events)) {
 		k.showEvent(events[name])
@@ -369,7 +400,7 @@ func (k *Keeper) showSources(sources []pod.Source, bound claims.Bound) {
 			if declared[key] == "" {
 				return withBinding(old, o), nil
 			}
-			return mirrored(declared[key], o, old), nil
+			return mirrored(objects.NamedUID(k.Node, key.String()), declared[key], o, old), nil
 		})
 	}
 	for _, resource := range sourceResources {
@@ -383,7 +414,7 @@ func (k *Keeper) showSources(sources []pod.Source, bound claims.Bound) {
 				if DeclaredIn(old) == "" {
 					return old, nil
 				}
-				return k.hidden(key)
+				return k.Hidden(key)
 			})
 		}
 	}
@@ -417,7 +448,7 @@ func withBinding(old, o objects.Object) objects.Object {
 
 // mirrored is an object of a file's as the store shows it: what is there keeps its UID
 // and its time as long as a file declares it.
-func mirrored(where string, o, old objects.Object) objects.Object {
+func mirrored(uid types.UID, where string, o, old objects.Object) objects.Object {
 	is := o.DeepCopyObject().(objects.Object)
 	is.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
 	annotations := maps.Clone(is.GetAnnotations())
@@ -431,7 +462,7 @@ func mirrored(where string, o, old objects.Object) objects.Object {
 		is.SetCreationTimestamp(old.GetCreationTimestamp())
 		is.SetManagedFields(old.GetManagedFields())
 	} else {
-		is.SetUID(uuid.NewUUID())
+		is.SetUID(uid)
 		is.SetCreationTimestamp(metav1.NewTime(time.Now().Truncate(time.Second)))
 	}
 	return is

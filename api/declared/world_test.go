@@ -92,7 +92,8 @@ func (w *world) startAgent() {
 	}
 	watcher := manifest.New(manifest.Config{Dir: w.manifests, Objects: w.objects, Loaded: loaded, Keep: w.keeper.Sources, Bind: bind, Logger: logr.Discard()})
 	w.keeper.Loader, w.keeper.Runner = watcher, manager
-	w.server = rest.New(rest.Config{Store: w.store, Kinds: kinds, Log: logr.Discard(), Persist: w.keeper.Persist, Admit: w.keeper.AdmitRequest})
+	w.server = rest.New(rest.Config{Store: w.store, Kinds: kinds, Log: logr.Discard(), Persist: w.keeper.Persist, Admit: w.keeper.AdmitRequest,
+		DeclaredIn: DeclaredIn, Hidden: w.keeper.Hidden, Settled: w.keeper.Settled, Event: w.keeper.Event})
 	w.keeper.Namespace = w.server.EnsureNamespace
 
 	sets := make(chan []pod.Desired)

@@ -37,9 +37,7 @@ type Keeper struct {
 	Store *objects.Store
 	Facts Facts
 	// Look measures the machine; it is called every ten seconds.
-	Look func(context.Context) (Load, error)
-	// NewUID makes the Node's UID, the first time.
-	NewUID func() types.UID
+	Look   func(context.Context) (Load, error)
 	Logger logr.Logger
 }
 
@@ -71,7 +69,7 @@ func (k *Keeper) show(load Load, now time.Time) error {
 		present, _ := old.(*v1.Node)
 		n := Describe(present, k.Facts, load, now)
 		if present == nil || present.UID == "" {
-			n.UID = k.NewUID()
+			n.UID = k.uid(Nodes)
 		} else if !differs(present, n) && now.Sub(heartbeat(present)) < told {
 			return present, nil
 		}
@@ -82,7 +80,7 @@ func (k *Keeper) show(load Load, now time.Time) error {
 	}
 	_, err = k.Store.Update(objects.Key{Resource: Leases, Namespace: LeaseNamespace, Name: k.Facts.Name}, func(old objects.Object) (objects.Object, error) {
 		lease := &coordination.Lease{ObjectMeta: metav1.ObjectMeta{
-			Namespace: LeaseNamespace, Name: k.Facts.Name, UID: k.NewUID(), CreationTimestamp: metav1.NewTime(now).Rfc3339Copy(),
+			Namespace: LeaseNamespace, Name: k.Facts.Name, UID: k.uid(Leases), CreationTimestamp: metav1.NewTime(now).Rfc3339Copy(),
 		}}
 		if present, found := old.(*coordination.Lease); found {
 			lease = present.DeepCopy()
@@ -93,6 +91,11 @@ func (k *Keeper) show(load Load, now time.Time) error {
 		return lease, nil
 	})
 	return err
+}
+
+// uid is the same whenever the agent of this node is started.
+func (k *Keeper) uid(of schema.GroupResource) types.UID {
+	return objects.NamedUID(of.String(), k.Facts.MachineID, k.Facts.Name)
 }
 
 // heartbeat is when the Node was last told of.

@@ -98,6 +98,9 @@ func (c *call) mayDelete(options *metav1.DeleteOptions) func(stored objects.Obje
 		if err := c.preconditions(stored, options.Preconditions); err != nil {
 			return err
 		}
+		if file := c.s.DeclaredIn(stored); file != "" && propagation(options) == metav1.DeletePropagationForeground {
+			c.warn(fmt.Sprintf("propagationPolicy Foreground: this is declared in %s and does not wait for its dependents; they are deleted in the background", file))
+		}
 		return c.admit(nil, c.kind.shape(stored))
 	}
 }
@@ -148,6 +151,15 @@ func (s *Server) delete(k *Kind, key objects.Key, options *metav1.DeleteOptions,
 			}
 		}
 		o := k.deleting(old, options.GracePeriodSeconds, time.Now())
+		switch {
+		case s.DeclaredIn(old) == "" && (o != old || !pending(old)):
+			o = k.propagated(o, options)
+		case s.DeclaredIn(old) != "" && len(options.DryRun) == 0 && propagation(options) == metav1.DeletePropagationOrphan:
+			// Its file decides when it goes: it cannot wait for dependents.
+			if err := s.orphan(s.ownership(), old.GetUID()); err != nil {
+				return nil, err
+			}
+		}
 		if gone = k.unfinalized(o); gone {
 			return nil, nil
 		}
@@ -198,6 +210,12 @@ func (k *Kind) deleting(old objects.Object, asked *int64, now time.Time) objects
 		k.PrepareDelete(o)
 	}
 	return o
+}
+
+// pending says that an object's deletion takes its time already.
+func pending(o objects.Object) bool {
+	grace := o.GetDeletionGracePeriodSeconds()
+	return o.GetDeletionTimestamp() != nil && grace != nil && *grace > 0
 }
 
 // Delete begins or finishes the deletion of a stored object, as DELETE does.

@@ -107,21 +107,32 @@ func newMeta(namespace, name string) metav1.ObjectMeta {
 
 // Run keeps every namespace as it must be, until ctx ends: what each has of
 // itself appears again when it was deleted, and a namespace that is being
-// deleted goes once everything in it is gone. rootCA is what pods trust the API
+// deleted goes once everything in it is gone. It deletes the objects whose owners
+// are gone, and lets those go that wait for what they own. rootCA is what pods trust the API
 // by, as PEM; nil: namespaces have no kube-root-ca.crt.
 func (s *Server) Run(ctx context.Context, rootCA []byte) error {
 	if err := s.ensureBuiltinNamespaces(); err != nil {
 		return err
 	}
-	// A change of any namespaced kind can be what a namespace waited for.
-	wake := make(chan struct{}, 1)
+	// A change of any kind can be what a namespace or an owner waited for.
+	wake, wakeCollector := make(chan struct{}, 1), make(chan struct{}, 1)
 	var watchers sync.WaitGroup
 	defer watchers.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	for _, res := range append(s.namespacedResources(), namespaceResource) {
-		watchers.Go(func() { s.notify(ctx, res, wake) })
+	for _, res := range append(s.collectable(), eventResource) {
+		watchers.Go(func() {
+			s.notify(ctx, res, func(events []objects.Event) {
+				if events == nil || slices.ContainsFunc(events, s.concernsNamespaces) {
+					rouse(wake)
+				}
+				if events == nil || slices.ContainsFunc(events, concernsOwners) {
+					rouse(wakeCollector)
+				}
+			})
+		})
 	}
+	watchers.Go(func() { s.collectAll(ctx, wakeCollector) })
 	for {
 		again := time.Duration(math.MaxInt64)
 		namespaces, _ := s.Store.List(namespaceResource, "")
@@ -140,18 +151,23 @@ func (s *Server) Run(ctx context.Context, rootCA []byte) error {
 	}
 }
 
-// notify sends to wake when a namespace needs to be looked at because of a
-// resource. It is started by Run and ends with ctx.
-func (s *Server) notify(ctx context.Context, res schema.GroupResource, wake chan<- struct{}) {
+// rouse wakes who waits, or will wait next.
+func rouse(wake chan<- struct{}) {
+	select {
+	case wake <- struct{}{}:
+	default:
+	}
+}
+
+// notify hands on the changes of a resource, and nil where some may have been missed.
+// It is started by Run and ends with ctx.
+func (s *Server) notify(ctx context.Context, res schema.GroupResource, changed func([]objects.Event)) {
 	for {
 		changes, err := s.Store.Watch(ctx, res, "", s.Store.Version())
 		if err != nil {
 			return
 		}
-		select { // what happened before the watch began was not seen
-		case wake <- struct{}{}:
-		default:
-		}
+		changed(nil) // what happened before the watch began was not seen
 		for {
 			events, err := changes.Next(ctx)
 			if errors.Is(err, objects.ErrTooOld) {
@@ -159,13 +175,7 @@ func (s *Server) notify(ctx context.Context, res schema.GroupResource, wake chan
 			} else if err != nil {
 				return
 			}
-			if !slices.ContainsFunc(events, s.concernsNamespaces) {
-				continue
-			}
-			select {
-			case wake <- struct{}{}:
-			default:
-			}
+			changed(events)
 		}
 	}
 }
@@ -176,7 +186,7 @@ func (s *Server) concernsNamespaces(e objects.Event) bool {
 	if _, ok := e.Object.(*v1.Namespace); ok {
 		return true
 	}
-	return e.Type == watch.Deleted || e.Object.GetName() == rootCAConfigMap
+	return e.Object.GetNamespace() != "" && (e.Type == watch.Deleted || e.Object.GetName() == rootCAConfigMap)
 }
 
 // namespacedResources are those that lie in namespaces and are stored.

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -47,6 +48,18 @@ type Config struct {
 	// DeclaredIn says which file declares an object, and "" of one that no file
 	// does: the end of its namespace waits for the file. nil: no files.
 	DeclaredIn func(o objects.Object) string
+
+	// Hidden returns the object of the API's in whose place the store shows one that
+	// a file declares; nil: there is none. nil: no files.
+	Hidden func(key objects.Key) (objects.Object, error)
+
+	// Settled waits until what there was when the agent ended is in the store: only
+	// then is an owner that is not found gone. nil: it is there at once.
+	Settled func(ctx context.Context) error
+
+	// Event records what the collector tells about objects with owners. nil: nobody
+	// is told.
+	Event func(e *v1.Event)
 
 	// Client names who is at the other end, for MaxWatchesPerClient. nil: by
 	// address.

@@ -19,7 +19,6 @@ import (
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/uuid"
 	apiversion "k8s.io/apimachinery/pkg/version"
 
 	"podd/api/auth"
@@ -66,7 +65,7 @@ func (a *agent) newKube(ctx context.Context, watchLogs func(dir string) (<-chan 
 	k.auth = auth.New(k.pki, tokens, log)
 	m := native.NewMeter(a.runtime)
 	k.node = &node.Keeper{
-		Store: k.store, Facts: a.facts, NewUID: uuid.NewUUID, Logger: log,
+		Store: k.store, Facts: a.facts, Logger: log,
 		Look: func(context.Context) (node.Load, error) { return nodeLoad(m, a.rootDir) },
 	}
 	kinds := rest.Kinds(rest.KindOptions{Store: k.store})
@@ -84,6 +83,7 @@ func (a *agent) newKube(ctx context.Context, watchLogs func(dir string) (<-chan 
 	k.server = rest.New(rest.Config{
 		Store: k.store, Kinds: kinds, Log: log, Other: a.otherPaths(kinds),
 		Admit: k.keeper.AdmitRequest, Persist: k.keeper.Persist, DeclaredIn: declared.DeclaredIn,
+		Hidden: k.keeper.Hidden, Settled: k.keeper.Settled, Event: k.keeper.Event,
 		Allowed: func(ctx context.Context, q rest.Request) error {
 			return auth.Allowed(ctx, auth.Attributes{
 				Verb: q.Verb, Group: q.Group, Resource: q.Resource, Subresource: q.Subresource, Namespace: q.Namespace, Name: q.Name,

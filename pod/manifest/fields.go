@@ -71,7 +71,7 @@ var Fields = []Field{
 	{Path: "metadata.creationTimestamp", Support: Ignored, Note: serverWritten},
 	{Path: "metadata.deletionTimestamp", Support: Ignored, Note: serverWritten},
 	{Path: "metadata.deletionGracePeriodSeconds", Support: Ignored, Note: serverWritten},
-	{Path: "metadata.ownerReferences", Support: Ignored, Note: serverWritten},
+	{Path: "metadata.ownerReferences", Support: Ignored, Note: "its file alone owns what it declares, and it is never collected"},
 	{Path: "metadata.managedFields", Support: Ignored, Note: serverWritten},
 	{Path: "metadata.finalizers", Support: Warned, Note: "removing the file removes the object"},
 
