@@ -2,8 +2,13 @@ package node
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -15,6 +20,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"podd/api/objects"
+	"podd/api/rest"
 )
 
 var facts = Facts{
@@ -167,6 +173,57 @@ func TestNodeAndLeaseAreKept(t *testing.T) {
 		time.Sleep(time.Minute)
 		if _, after := get(); time.Since(after.Spec.RenewTime.Time) < 50*time.Second {
 			t.Error("the lease is renewed although the machine cannot be looked at")
+		}
+	})
+}
+
+// The columns are the metrics server's; a pod's use is that of its containers together.
+func TestUseIsShownAsATable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		m := &Meter{Node: "box",
+			Labels:  func() map[string]string { return map[string]string{"disk": "ssd"} },
+			Machine: func(context.Context) (Sample, error) { return Sample{CPU: time.Since(start), Memory: 3 << 30}, nil },
+			Pods: func() []*v1.Pod {
+				return []*v1.Pod{{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web", UID: "1", Labels: map[string]string{"a": "b"}},
+					Spec: v1.PodSpec{Containers: []v1.Container{{Name: "a"}, {Name: "b"}}}}}
+			},
+			Pod: func(context.Context, *v1.Pod) map[string]Sample {
+				s := Sample{CPU: time.Since(start) / 4, Memory: 7 << 20}
+				return map[string]Sample{"a": s, "b": s}
+			},
+		}
+		server := rest.New(rest.Config{Store: objects.New(), Kinds: Kinds(m), Log: logr.Discard()})
+		for path, want := range map[string]string{
+			"nodes":                             "Name cpu memory Window; box 1 3Gi 1s",
+			"nodes/box":                         "Name cpu memory Window; box 1 3Gi 1s",
+			"nodes?labelSelector=disk%3Dssd":    "Name cpu memory Window; box 1 3Gi 1s",
+			"nodes?labelSelector=disk%3Dhdd":    "Name cpu memory Window",
+			"pods":                              "Name cpu memory Window; web 500m 14Mi 1s",
+			"namespaces/default/pods?limit=500": "Name cpu memory Window; web 500m 14Mi 1s",
+			"namespaces/other/pods":             "Name cpu memory Window",
+			"pods?labelSelector=a%3Db":          "Name cpu memory Window; web 500m 14Mi 1s",
+			"pods?labelSelector=a%3Dc":          "Name cpu memory Window",
+		} {
+			r := httptest.NewRequest(http.MethodGet, "/apis/metrics.k8s.io/v1beta1/"+path, nil)
+			r.Header.Set("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io,application/json")
+			answer := httptest.NewRecorder()
+			server.ServeHTTP(answer, r)
+			var table metav1.Table
+			if err := json.Unmarshal(answer.Body.Bytes(), &table); err != nil || answer.Code != http.StatusOK {
+				t.Fatalf("%s: %d, %v: %s", path, answer.Code, err, answer.Body)
+			}
+			var titles []string
+			for _, c := range table.ColumnDefinitions {
+				titles = append(titles, c.Name)
+			}
+			got := strings.Join(titles, " ")
+			for _, row := range table.Rows {
+				got += "; " + strings.TrimSpace(fmt.Sprintln(row.Cells...))
+			}
+			if got != want {
+				t.Errorf("%s: got %q, want %q", path, got, want)
+			}
 		}
 	})
 }

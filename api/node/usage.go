@@ -35,6 +35,23 @@ type (
 	}
 )
 
+// Used and Over are what tables show.
+func (m *NodeMetrics) Used() v1.ResourceList { return m.Usage }
+func (m *NodeMetrics) Over() time.Duration   { return m.Window.Duration }
+
+func (m *PodMetrics) Used() v1.ResourceList {
+	sum := v1.ResourceList{}
+	for _, c := range m.Containers {
+		for name, q := range c.Usage {
+			all := sum[name]
+			all.Add(q)
+			sum[name] = all
+		}
+	}
+	return sum
+}
+func (m *PodMetrics) Over() time.Duration { return m.Window.Duration }
+
 // Sample is what has been used up to a moment.
 type Sample struct {
 	CPU    time.Duration
@@ -61,8 +78,9 @@ type Meter struct {
 	Pod     func(context.Context, *v1.Pod) map[string]Sample
 	// Pods are those there are.
 	Pods func() []*v1.Pod
-	// Node is the node's name.
-	Node string
+	// Node is the node's name, and Labels what selects it; nil: nothing does.
+	Node   string
+	Labels func() map[string]string
 
 	asking sync.Mutex // held by who measures; the others wait and are told the same
 	last   samples    // guarded by asking, as is told
@@ -133,6 +151,9 @@ func (m *Meter) compare(before, after samples, pods []*v1.Pod) Usage {
 		ObjectMeta: metav1.ObjectMeta{Name: m.Node, CreationTimestamp: at}, Timestamp: at, Window: over,
 		Usage: rate(before.machine, after.machine, elapsed),
 	}}
+	if m.Labels != nil {
+		u.Node.Labels = m.Labels()
+	}
 	for _, p := range pods {
 		all := after.pods[p.UID]
 		pm := PodMetrics{

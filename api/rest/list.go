@@ -28,6 +28,9 @@ func (c *call) list() error {
 	if err != nil {
 		return err
 	}
+	if c.kind.Source != nil {
+		limit = 0 // there is no second page of what is measured anew each time
+	}
 	if boolArg(c.args, "sendInitialEvents") {
 		return c.invalidListOptions(field.Forbidden(field.NewPath("sendInitialEvents"), "sendInitialEvents is forbidden for list"))
 	}

@@ -220,13 +220,16 @@ func TestSources(t *testing.T) {
 			Resource: Served("metrics.k8s.io", "nodes"),
 			New:      func() objects.Object { return &v1.Node{} },
 			Source: &Source{
-				Get:  func(context.Context, string, string) (objects.Object, error) { return measured, nil },
-				List: func(context.Context, string) ([]objects.Object, error) { return []objects.Object{measured}, nil },
+				Get: func(context.Context, string, string) (objects.Object, error) { return measured, nil },
+				List: func(context.Context, string) ([]objects.Object, error) {
+					return []objects.Object{measured, measured}, nil
+				},
 			},
 		})
 	})
 	const path = "/apis/metrics.k8s.io/v1beta1/nodes"
 	do(t, s, "GET", path, nil).want(t, 200, "kind", "NodeMetricsList", "apiVersion", "metrics.k8s.io/v1beta1", "items.0.metadata.name", "node")
+	do(t, s, "GET", path+"?limit=1", nil).want(t, 200, "items.1.metadata.name", "node", "metadata.continue", "-")
 	do(t, s, "GET", path+"/node", nil).want(t, 200, "kind", "NodeMetrics", "metadata.name", "node")
 	do(t, s, "GET", path+"?watch=1", nil).wantStatus(t, 405, "MethodNotAllowed", "")
 	do(t, s, "DELETE", path+"/node", nil).wantStatus(t, 405, "MethodNotAllowed", "")

@@ -400,3 +400,11 @@ func deref[T any](p *T, nothing T) T {
 	}
 	return *p
 }
+
+// quantity is the column of a resource that is used, named like it.
+func quantity(of v1.ResourceName) field {
+	return column(string(of), "use of "+string(of), func(u Used) any {
+		q := u.Used()[of]
+		return q.String()
+	})
+}

@@ -19,10 +19,20 @@ import (
 // has its name and its age. An object of another type than the kind's has its
 // name and empty cells.
 //
-// Source: what `kubectl get KIND -o wide` shows on a cluster of Kubernetes 1.37.
+// Source: what `kubectl get KIND -o wide` shows on a cluster of Kubernetes 1.37, and
+// of metrics.k8s.io with the metrics server.
 func For(gk schema.GroupKind) ([]metav1.TableColumnDefinition, func(obj runtime.Object, now time.Time) []any) {
 	s := shapeOf(gk)
 	return s.columns, s.cells
+}
+
+const metricsGroup = "metrics.k8s.io"
+
+// Used is what an object of metrics.k8s.io says, which is no type of k8s.io/api.
+type Used interface {
+	metav1.Object
+	Used() v1.ResourceList // of all containers together
+	Over() time.Duration   // in which that was measured
 }
 
 // shapeOf finds the shape of a kind.
@@ -76,6 +86,9 @@ func shapeOf(gk schema.GroupKind) shape {
 		return shaped(same[*nodev1.RuntimeClass], name,
 			column("Handler", "configuration of the runtime", func(c *nodev1.RuntimeClass) any { return c.Handler }),
 			age)
+	case schema.GroupKind{Group: metricsGroup, Kind: "NodeMetrics"}, schema.GroupKind{Group: metricsGroup, Kind: "PodMetrics"}:
+		return shaped(same[Used], name, quantity(v1.ResourceCPU), quantity(v1.ResourceMemory),
+			column("Window", "time in which the use was measured", func(u Used) any { return u.Over().String() }))
 	default:
 		return shaped(same[metav1.Object], name, age)
 	}

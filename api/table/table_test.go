@@ -29,23 +29,37 @@ var now = time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
 
 // types has an empty object of each kind in the golden files.
 var types = map[schema.GroupVersionKind]func() runtime.Object{
-	{Version: "v1", Kind: "Pod"}:                                      func() runtime.Object { return &v1.Pod{} },
-	{Version: "v1", Kind: "Node"}:                                     func() runtime.Object { return &v1.Node{} },
-	{Version: "v1", Kind: "Event"}:                                    func() runtime.Object { return &v1.Event{} },
-	{Version: "v1", Kind: "Service"}:                                  func() runtime.Object { return &v1.Service{} },
-	{Version: "v1", Kind: "Endpoints"}:                                func() runtime.Object { return &v1.Endpoints{} },
-	{Version: "v1", Kind: "ConfigMap"}:                                func() runtime.Object { return &v1.ConfigMap{} },
-	{Version: "v1", Kind: "Secret"}:                                   func() runtime.Object { return &v1.Secret{} },
-	{Version: "v1", Kind: "Namespace"}:                                func() runtime.Object { return &v1.Namespace{} },
-	{Version: "v1", Kind: "PodTemplate"}:                              func() runtime.Object { return &v1.PodTemplate{} },
-	{Version: "v1", Kind: "PersistentVolume"}:                         func() runtime.Object { return &v1.PersistentVolume{} },
-	{Version: "v1", Kind: "PersistentVolumeClaim"}:                    func() runtime.Object { return &v1.PersistentVolumeClaim{} },
-	{Version: "v1", Kind: "ServiceAccount"}:                           func() runtime.Object { return &v1.ServiceAccount{} },
-	{Group: "events.k8s.io", Version: "v1", Kind: "Event"}:            func() runtime.Object { return &eventsv1.Event{} },
-	{Group: "coordination.k8s.io", Version: "v1", Kind: "Lease"}:      func() runtime.Object { return &coordinationv1.Lease{} },
-	{Group: "node.k8s.io", Version: "v1", Kind: "RuntimeClass"}:       func() runtime.Object { return &nodev1.RuntimeClass{} },
-	{Group: "discovery.k8s.io", Version: "v1", Kind: "EndpointSlice"}: func() runtime.Object { return &discoveryv1.EndpointSlice{} },
+	{Version: "v1", Kind: "Pod"}:                                       func() runtime.Object { return &v1.Pod{} },
+	{Version: "v1", Kind: "Node"}:                                      func() runtime.Object { return &v1.Node{} },
+	{Version: "v1", Kind: "Event"}:                                     func() runtime.Object { return &v1.Event{} },
+	{Version: "v1", Kind: "Service"}:                                   func() runtime.Object { return &v1.Service{} },
+	{Version: "v1", Kind: "Endpoints"}:                                 func() runtime.Object { return &v1.Endpoints{} },
+	{Version: "v1", Kind: "ConfigMap"}:                                 func() runtime.Object { return &v1.ConfigMap{} },
+	{Version: "v1", Kind: "Secret"}:                                    func() runtime.Object { return &v1.Secret{} },
+	{Version: "v1", Kind: "Namespace"}:                                 func() runtime.Object { return &v1.Namespace{} },
+	{Version: "v1", Kind: "PodTemplate"}:                               func() runtime.Object { return &v1.PodTemplate{} },
+	{Version: "v1", Kind: "PersistentVolume"}:                          func() runtime.Object { return &v1.PersistentVolume{} },
+	{Version: "v1", Kind: "PersistentVolumeClaim"}:                     func() runtime.Object { return &v1.PersistentVolumeClaim{} },
+	{Version: "v1", Kind: "ServiceAccount"}:                            func() runtime.Object { return &v1.ServiceAccount{} },
+	{Group: "events.k8s.io", Version: "v1", Kind: "Event"}:             func() runtime.Object { return &eventsv1.Event{} },
+	{Group: "coordination.k8s.io", Version: "v1", Kind: "Lease"}:       func() runtime.Object { return &coordinationv1.Lease{} },
+	{Group: "node.k8s.io", Version: "v1", Kind: "RuntimeClass"}:        func() runtime.Object { return &nodev1.RuntimeClass{} },
+	{Group: "discovery.k8s.io", Version: "v1", Kind: "EndpointSlice"}:  func() runtime.Object { return &discoveryv1.EndpointSlice{} },
+	{Group: "metrics.k8s.io", Version: "v1beta1", Kind: "NodeMetrics"}: func() runtime.Object { return &measured{} },
+	{Group: "metrics.k8s.io", Version: "v1beta1", Kind: "PodMetrics"}:  func() runtime.Object { return &measured{} },
 }
+
+// measured is an object of metrics.k8s.io, whose types are another package's.
+type measured struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata"`
+	Usage             v1.ResourceList `json:"usage"`
+	Window            metav1.Duration `json:"window"`
+}
+
+func (m *measured) DeepCopyObject() runtime.Object { return m }
+func (m *measured) Used() v1.ResourceList          { return m.Usage }
+func (m *measured) Over() time.Duration            { return m.Window.Duration }
 
 // Each file of testdata has objects and, as kind.txt, what kubectl get -o wide
 // prints about them; the columns that it prints without -o wide are marked.

@@ -71,7 +71,7 @@ func (a *agent) newKube(ctx context.Context, watchLogs func(dir string) (<-chan 
 	kinds := rest.Kinds(rest.KindOptions{Store: k.store})
 	kinds = append(kinds, declared.TemplateKind())
 	kinds = append(kinds, auth.Kinds()...)
-	kinds = append(kinds, node.Kinds(a.usage(m))...)
+	kinds = append(kinds, node.Kinds(k.usage(a, m))...)
 	k.keeper = declared.New(ctx, declared.Config{
 		Files: declared.OpenFiles(objectsDir(a.rootDir), declared.Kept(kinds)),
 		Store: k.store, Board: a.board, Loader: a.watcher, Runner: a.manager, Node: a.facts.Name, Logger: log,
@@ -168,9 +168,15 @@ func (a *agent) otherPaths(kinds []rest.Kind) http.Handler {
 }
 
 // usage measures pods and the machine for metrics.k8s.io.
-func (a *agent) usage(m *native.Meter) *node.Meter {
+func (k *kube) usage(a *agent, m *native.Meter) *node.Meter {
 	return &node.Meter{
 		Node: a.facts.Name,
+		Labels: func() map[string]string {
+			if n, found := k.store.Get(objects.Key{Resource: v1.Resource("nodes"), Name: a.facts.Name}); found {
+				return n.GetLabels()
+			}
+			return nil
+		},
 		Machine: func(context.Context) (node.Sample, error) {
 			u, err := m.Machine()
 			return node.Sample{CPU: u.CPU, Memory: u.WorkingSetBytes}, err
