@@ -36,7 +36,8 @@ type EnsureImage struct {
 }
 
 // StartContainer asks for one attempt of a container. The image is present.
-// Answer: [ContainerStarted] or [ContainerStartFailed]; later, from
+// Answer: [ContainerStarted] or [ContainerStartFailed], with [ContainerHeld] before
+// where a volume does not answer; later, from
 // [Runtime.Watch], [ContainerExited].
 type StartContainer struct {
 	Container string

@@ -428,10 +428,11 @@ func (p *planner) stopAll(since, deadline time.Time) bool {
 	return p.due(deadline.Add(stopSlack))
 }
 
-// alive says whether a container has a process, or may have one soon.
+// alive says whether a container has a process, or may have one soon. Nobody knows
+// when a start that waits for a volume goes on.
 func (p *planner) alive(name string) bool {
 	c := p.o.Containers[name]
-	return c.Running != nil || c.Starting != nil
+	return c.Running != nil || c.Starting != nil && c.Hold == nil
 }
 
 // forget lets go of old attempts. The newest exited one is kept for its logs;

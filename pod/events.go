@@ -39,6 +39,10 @@ func Events(d Desired, before, after Observed, f Fact) []Event {
 			t.container(f.Container, v1.EventTypeWarning, reasonFailed, "Error: "+f.Message)
 			t.backOff(after, f.Container)
 		}
+	case ContainerHeld:
+		if isStarting(before, f.Container, f.ID) {
+			t.whole(v1.EventTypeWarning, reasonFailedMount, mountMessage(f.Volume, f.Message))
+		}
 	case ContainerExited:
 		if isStarting(before, f.Container, f.ID) {
 			t.started(f.Container)

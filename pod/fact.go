@@ -154,6 +154,17 @@ type ContainerStartFailed struct {
 	ExitCode int
 }
 
+// ContainerHeld says that the start of an attempt goes on and waits for a volume
+// that does not answer. [ContainerStarted] or [ContainerStartFailed] comes once it
+// does.
+type ContainerHeld struct {
+	At
+	Container string
+	ID        string
+	Volume    string
+	Message   string // what does not answer, for how long
+}
+
 // ContainerExited says that an attempt's main process ended and its cgroup is
 // empty. It may be reported more than once for the same ID.
 type ContainerExited struct {
@@ -316,6 +327,11 @@ func apply(o Observed, f Fact) Observed {
 		}
 	case ContainerStartFailed:
 		return startFailed(o, f)
+	case ContainerHeld:
+		if c := o.Containers[f.Container]; c.Starting != nil && c.Starting.ID == f.ID {
+			c.Hold = &Hold{Since: now, Volume: f.Volume, Message: f.Message}
+			return o.with(f.Container, c)
+		}
 	case ContainerExited:
 		return containerExited(o, f)
 	case ProbeResult:
@@ -359,7 +375,7 @@ func begun(o Observed, a Action, now time.Time) Observed {
 		return o.with(a.Container, c)
 	case StartContainer:
 		c := o.Containers[a.Container]
-		c.Starting = &Attempt{ID: a.ID, Attempt: a.Attempt}
+		c.Starting, c.Hold = &Attempt{ID: a.ID, Attempt: a.Attempt}, nil
 		c.Image.Ready = false // a restart asks again, by the pull policy
 		return o.with(a.Container, c)
 	case StopContainer:
@@ -470,7 +486,7 @@ func (c Container) attempted(a Attempt, sandbox string, now time.Time) Container
 	if c.Exit != nil {
 		c.Last = c.Exit
 	}
-	c.Exit, c.Running, c.Starting, c.Retry = nil, nil, nil, Retry{}
+	c.Exit, c.Running, c.Starting, c.Hold, c.Retry = nil, nil, nil, nil, Retry{}
 	c.Tried, c.Attempt, c.Sandbox = true, a.Attempt, sandbox
 	return c
 }
@@ -571,7 +587,7 @@ func sandboxLost(o Observed, f SandboxLost) Observed {
 // endContainers notes the end of every container whose exit nobody reported.
 func endContainers(o Observed, now time.Time) Observed {
 	for name, c := range o.Containers {
-		c.Starting = nil
+		c.Starting, c.Hold = nil, nil
 		if c.Running != nil {
 			c = c.vanished(137, reasonStatusUnknown, "the container ended with its sandbox and its exit was not recorded", now)
 		}
@@ -633,7 +649,7 @@ func startFailed(o Observed, f ContainerStartFailed) Observed {
 		return o
 	}
 	if f.Reason != reasonRunContainerError {
-		c.Starting = nil
+		c.Starting, c.Hold = nil, nil
 		c.Retry = c.Retry.failed(f.Time, startDelay, startDelay, f.Reason, f.Message)
 		return o.with(f.Container, c)
 	}
@@ -846,7 +862,7 @@ func foundAttempts(c Container, attempts []FoundContainer, sandbox string, f Ins
 			c = c.exited(e)
 		}
 	}
-	c.Starting = nil
+	c.Starting, c.Hold = nil, nil
 	if c.Running != nil && (recorded != nil || f.Sandbox == nil) {
 		if f.Rebooted {
 			c = c.vanished(255, reasonUnknown, "the machine was started anew", f.Time)

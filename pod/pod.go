@@ -164,6 +164,8 @@ type Container struct {
 	Sandbox string `json:"sandbox,omitempty"`
 	// Starting is the attempt under way that has neither started nor failed.
 	Starting *Attempt `json:"starting,omitempty"`
+	// Hold is what the attempt under way waits for, where that was told.
+	Hold *Hold `json:"hold,omitempty"`
 	// Running is the attempt whose main process runs.
 	Running *Running `json:"running,omitempty"`
 	// Exit is how the newest attempt ended. While Starting is set it is the
@@ -187,6 +189,13 @@ type Container struct {
 type Attempt struct {
 	ID      string `json:"id"`
 	Attempt int    `json:"attempt"`
+}
+
+// Hold is a volume that does not answer and keeps an attempt from starting.
+type Hold struct {
+	Since   time.Time `json:"since"`
+	Volume  string    `json:"volume"`
+	Message string    `json:"message"` // what does not answer, for how long
 }
 
 // Running is an attempt whose main process runs.

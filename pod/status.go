@@ -142,6 +142,8 @@ func (s reporter) waiting(c *v1.Container, state Container) *v1.ContainerStateWa
 	}
 	image := state.Image.Retry
 	switch {
+	case state.Hold != nil:
+		return &v1.ContainerStateWaiting{Reason: s.creating(), Message: mountMessage(state.Hold.Volume, state.Hold.Message)}
 	case state.Retry.Reason != "":
 		return &v1.ContainerStateWaiting{Reason: state.Retry.Reason, Message: state.Retry.Message}
 	case image.Failures > 0 && image.Reason == reasonErrImagePull && !state.Image.Busy:

@@ -365,6 +365,8 @@ func (w *world) do(words []string) {
 	case "release":
 		w.kernel.Unhold(rest(1))
 		err = w.kernel.Release(rest(1))
+	case "silent": // silent app data: the next start of app hangs for want of the volume
+		w.kernel.Silence(words[1], words[2])
 	case "fail": // fail KIND [NAME] REASON: MESSAGE
 		what, message, _ := strings.Cut(rest(1), ": ")
 		fields := strings.Fields(what)

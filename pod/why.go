@@ -186,6 +186,10 @@ func (w *whyer) container(c *v1.Container) {
 	switch {
 	case r != nil:
 		w.running(c, r)
+	case state.Hold != nil:
+		w.add(Chain{Container: c.Name, Effect: fmt.Sprintf("is not started yet: volume %q does not answer", state.Hold.Volume), Causes: []string{
+			state.Hold.Message,
+		}, Remedy: "mend its server or its disk: the start goes on by itself when that answers"})
 	case image.Failures > 0:
 		w.add(Chain{Container: c.Name, Effect: fmt.Sprintf("waits for its image %q", c.Image) + w.tries(image), Causes: []string{
 			image.Reason + ": " + image.Message,

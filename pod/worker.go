@@ -292,7 +292,9 @@ func (w *worker) perform(ctx context.Context, t Target, a Action) {
 				if abandoned.Load() || failsToStart(f) && actionCtx.Err() != nil {
 					return // it was called off, which is told below
 				}
-				if _, aside := f.(Noted); !aside {
+				switch f.(type) {
+				case Noted, ContainerHeld: // the action goes on
+				default:
 					answered.Store(true)
 				}
 				report(f)
@@ -323,6 +325,8 @@ func inWords(a Action) string {
 		return "the set-up of its sandbox"
 	case EnsureImage:
 		return "the pull of image " + a.Image
+	case StartContainer:
+		return "the start of container " + a.Container
 	}
 	return fmt.Sprintf("%T", a)
 }

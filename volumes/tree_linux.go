@@ -77,6 +77,11 @@ func tree(p Pod, v v1.Volume, m v1.VolumeMount, subPath string) (*os.File, error
 			return nil, err
 		}
 	}
+	// A file system that is dead is met here, where the volume is known: the stage asks
+	// whether the tree is a directory.
+	if _, err := source.Stat(); err != nil {
+		return nil, err
+	}
 	fd, err := unix.OpenTree(int(source.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH|unix.AT_RECURSIVE)
 	if err != nil {
 		return nil, &os.PathError{Op: "open_tree", Path: source.Name(), Err: err}

@@ -43,7 +43,10 @@ func (e *startError) Unwrap() error { return e.err }
 
 // startContainer starts one attempt and reports what came of it.
 func (r *Runtime) startContainer(ctx context.Context, t pod.Target, a pod.StartContainer, report func(pod.Fact)) {
-	started, err := r.start(ctx, t, a)
+	held := func(volume, message string) {
+		report(pod.ContainerHeld{At: now(), Container: a.Container, ID: a.ID, Volume: volume, Message: message})
+	}
+	started, err := r.start(ctx, t, a, held)
 	if err == nil {
 		report(started)
 		r.linkLog(t, a.Container, a.ID, a.Attempt)
@@ -73,8 +76,9 @@ func (r *Runtime) startContainer(ctx context.Context, t pod.Target, a pod.StartC
 // start is the order in which a container comes to be: its root file system,
 // what its spec says, its mounts, its cgroup, then the pause process does the
 // rest. Mount trees are opened last and close together with the start request:
-// nothing in the container influences how their paths resolve.
-func (r *Runtime) start(ctx context.Context, t pod.Target, a pod.StartContainer) (pod.ContainerStarted, error) {
+// nothing in the container influences how their paths resolve. held is told of a
+// volume that does not answer; the start waits for it.
+func (r *Runtime) start(ctx context.Context, t pod.Target, a pod.StartContainer, held func(volume, message string)) (pod.ContainerStarted, error) {
 	live := r.live(t.UID)
 	s := live.getSandbox()
 	if s == nil {
@@ -109,7 +113,7 @@ func (r *Runtime) start(ctx context.Context, t pod.Target, a pod.StartContainer)
 		return pod.ContainerStarted{}, err
 	}
 
-	mounts, sources := r.mounts(t, c, dir)
+	mounts, sources := r.mounts(t, c, dir, held)
 	spec, err := container.Spec(r.specInput(t, c, img, rootfs, mounts))
 	if err != nil {
 		return pod.ContainerStarted{}, err
@@ -220,8 +224,9 @@ func (r *Runtime) podInput(t pod.Target) container.Input {
 // source opens the tree that a bind mount attaches.
 type source func(ctx context.Context, env []string) (*os.File, error)
 
-// mounts lists a container's bind mounts, and how each one's tree is opened.
-func (r *Runtime) mounts(t pod.Target, c *v1.Container, attemptDir string) ([]container.Mount, map[string]source) {
+// mounts lists a container's bind mounts, and how each one's tree is opened. held is
+// that of [Runtime.start].
+func (r *Runtime) mounts(t pod.Target, c *v1.Container, attemptDir string, held func(volume, message string)) ([]container.Mount, map[string]source) {
 	p := r.volumesPod(t)
 	var mounts []container.Mount
 	sources := map[string]source{}
@@ -242,7 +247,10 @@ func (r *Runtime) mounts(t pod.Target, c *v1.Container, attemptDir string) ([]co
 					return nil, &container.ConfigError{Reason: container.ReasonConfig, Err: err}
 				}
 			}
-			tree, err := volumes.Tree(ctx, p, volumeOf(t.Pod, m.Name), m, subPath)
+			v := volumeOf(t.Pod, m.Name)
+			slow := time.AfterFunc(r.slow, func() { held(v.Name, unanswered(place(t, v, subPath), r.slow)) })
+			tree, err := volumes.Tree(ctx, p, v, m, subPath)
+			slow.Stop()
 			if err != nil && subPath != "" {
 				r.log.Error(err, "cannot prepare subPath", "pod", r.podName(t.UID), "container", c.Name, "volume", m.Name)
 				err = &container.ConfigError{Reason: container.ReasonConfig,

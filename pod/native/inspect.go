@@ -89,7 +89,7 @@ func (r *Runtime) volumesPresent(ctx context.Context, t pod.Target) bool {
 			continue
 		}
 		present := make(chan bool, 1)
-		err := r.live(t.UID).withVolume(ctx, r.patience, v.Name, func() error { present <- volumes.Present(p, v); return nil }, func() {})
+		err := r.live(t.UID).withVolume(ctx, r.patience, v.Name, place(t, v, ""), func() error { present <- volumes.Present(p, v); return nil }, func() {})
 		if err != nil || !<-present {
 			return false
 		}

@@ -84,6 +84,7 @@ type Runtime struct {
 	seccomp  seccomp.Cache
 	bootID   string
 	patience time.Duration // with volumes, see [volumePatience]
+	slow     time.Duration // [volumeSlow]
 
 	mu   sync.Mutex
 	pods map[types.UID]*livePod // guarded by mu
@@ -122,6 +123,7 @@ func New(c Config) (*Runtime, error) {
 		pods:     map[types.UID]*livePod{},
 		claims:   map[pod.Key][]types.UID{},
 		patience: volumePatience,
+		slow:     volumeSlow,
 	}, nil
 }
 

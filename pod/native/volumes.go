@@ -1,7 +1,9 @@
 package native
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -35,7 +37,7 @@ func (r *Runtime) setUpVolumes(ctx context.Context, t pod.Target, those func(v1.
 		if !those(v) || !mounted(t.Pod, v.Name) {
 			continue
 		}
-		err := r.live(t.UID).withVolume(ctx, r.patience, v.Name, func() error { return volumes.Ensure(ctx, p, v) }, func() {
+		err := r.live(t.UID).withVolume(ctx, r.patience, v.Name, place(t, v, ""), func() error { return volumes.Ensure(ctx, p, v) }, func() {
 			if err := volumes.Remove(context.Background(), p); err != nil {
 				r.log.Error(err, "cannot remove a volume that was set up after its pod was removed", "volume", v.Name)
 			}
@@ -56,13 +58,47 @@ func (r *Runtime) setUpVolumes(ctx context.Context, t pod.Target, those func(v1.
 // ends them.
 const volumePatience = 10 * time.Second
 
+// volumeSlow is how long a volume may hold up the start of a container before that
+// is told. The start waits on: what hangs may be mounted below the volume, or have
+// begun to hang after the set-up.
+const volumeSlow = 3 * time.Second
+
+// unanswered says what has not answered for how long.
+func unanswered(place string, d time.Duration) string {
+	return fmt.Sprintf("%s has not answered for %v; it is waited for", cmp.Or(place, "its server or disk"), d)
+}
+
+// place is where a volume lies as the pod or its claim names it; empty: in the pod's
+// own directory.
+func place(t pod.Target, v v1.Volume, subPath string) string {
+	hostPath, nfs := v.HostPath, v.NFS
+	local := ""
+	if v.PersistentVolumeClaim != nil {
+		if c, found := t.Sources.Claim(t.Pod.Namespace, v.PersistentVolumeClaim.ClaimName); found && c.Volume != nil {
+			hostPath, nfs = c.Volume.Spec.HostPath, c.Volume.Spec.NFS
+			if c.Volume.Spec.Local != nil {
+				local = c.Volume.Spec.Local.Path
+			}
+		}
+	}
+	switch {
+	case hostPath != nil:
+		return path.Join(hostPath.Path, subPath)
+	case nfs != nil:
+		return nfs.Server + ":" + path.Join(nfs.Path, subPath)
+	case local != "":
+		return path.Join(local, subPath)
+	}
+	return ""
+}
+
 // withVolume runs f, which looks at a volume or sets it up, unless another does so
 // now. It gives up after patience; f goes on, and nobody looks at the volume before
 // it has ended. late is called where that was after the pod's removal.
-func (p *livePod) withVolume(ctx context.Context, patience time.Duration, volume string, f func() error, late func()) error {
+func (p *livePod) withVolume(ctx context.Context, patience time.Duration, volume, place string, f func() error, late func()) error {
 	turn := p.volumeTurn(volume)
 	timeout := time.After(patience)
-	hangs := fmt.Errorf("its server or disk has not answered for %v; it is waited for", patience)
+	hangs := errors.New(unanswered(place, patience))
 	select {
 	case turn <- struct{}{}:
 	case <-timeout:

@@ -37,7 +37,8 @@ type Fake struct {
 	failing map[string]failure
 	lives   map[string]life
 	deaf    map[string]bool
-	seen    map[string]bool // causes that are gone and can be seen to be
+	silent  map[string]string // container: the volume that does not answer
+	seen    map[string]bool   // causes that are gone and can be seen to be
 	starts  int
 	probing time.Duration // zero: only the test reports
 	nextIP  netip.Addr
@@ -91,6 +92,7 @@ func NewFake() *Fake {
 		failing: map[string]failure{},
 		lives:   map[string]life{},
 		deaf:    map[string]bool{},
+		silent:  map[string]string{},
 		seen:    map[string]bool{},
 		nextIP:  netip.MustParseAddr("10.244.0.5"),
 	}
@@ -193,6 +195,35 @@ func (f *Fake) Deafen(container string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.deaf[container] = true
+}
+
+// Silence makes the next start of a container wait for [Fake.Release] of "start
+// CONTAINER", as one does that mounts a volume which does not answer.
+func (f *Fake) Silence(container, volume string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.hanging["start "+container] = true
+	f.silent[container] = volume
+}
+
+// heldAfter is how long a start has been held up when that is told.
+const heldAfter = 3 * time.Second
+
+// hold tells that a start waits for a volume, if it does. over ends that.
+func (f *Fake) hold(a pod.StartContainer, report func(pod.Fact)) (over func() bool) {
+	f.mu.Lock()
+	volume, silent := f.silent[a.Container]
+	delete(f.silent, a.Container)
+	f.mu.Unlock()
+	if !silent {
+		return func() bool { return false }
+	}
+	return time.AfterFunc(heldAfter, func() {
+		report(pod.ContainerHeld{
+			At: pod.At{Time: time.Now()}, Container: a.Container, ID: a.ID, Volume: volume,
+			Message: fmt.Sprintf("/%s has not answered for %v; it is waited for", volume, heldAfter),
+		})
+	}).Stop
 }
 
 // ProbesSucceed makes every probe that is started succeed once, after the
@@ -514,6 +545,9 @@ func (f *Fake) Perform(ctx context.Context, t pod.Target, a pod.Action, report f
 	if hook, ok := a.(pod.RunHook); ok {
 		f.runHook(ctx, t, hook, report)
 		return
+	}
+	if start, ok := a.(pod.StartContainer); ok {
+		defer f.hold(start, report)()
 	}
 	if !f.wait(ctx, kind, container) {
 		return
