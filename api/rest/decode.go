@@ -5,10 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"strings"
-	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -17,41 +14,6 @@ import (
 	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 )
-
-const (
-	// The most a body may have, as in Kubernetes.
-	maxBody = 3 << 20
-	// How long a client may take to send one.
-	bodyWait = 30 * time.Second
-)
-
-// limitBody gives the client bodyWait to send the body, however the request
-// goes on: who is refused sends the rest to nobody, and that must end too. Once
-// the body was read, or belongs to a handler, nothing limits it.
-func limitBody(w http.ResponseWriter, r *http.Request) {
-	if r.ContentLength != 0 {
-		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyWait)) // a test's writer has none
-	}
-}
-
-func unlimitBody(w http.ResponseWriter) {
-	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
-}
-
-// readBody returns a request's body.
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	var tooLarge *http.MaxBytesError
-	switch {
-	case errors.As(err, &tooLarge):
-		return nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("limit is %d", maxBody))
-	case err != nil:
-		w.Header().Set("Connection", "close")
-		return nil, apierrors.NewBadRequest("cannot read the body: " + err.Error())
-	}
-	unlimitBody(w)
-	return data, nil
-}
 
 // decode reads an object of one kind into what into points to. strict lists
 // what a strict reader would refuse: unknown and repeated fields.

@@ -21,11 +21,7 @@ func (c *call) deleteOptions() (*metav1.DeleteOptions, error) {
 	if err != nil {
 		return nil, err
 	}
-	data, err := readBody(c.w, c.r)
-	if err != nil {
-		return nil, err
-	}
-	if len(data) > 0 {
+	if data := c.body; len(data) > 0 {
 		// Clients send it in the group of the resource, of meta.k8s.io, or in core.
 		kind := schema.GroupVersionKind{Kind: "DeleteOptions"}
 		if media == mediaProtobuf {

@@ -162,6 +162,99 @@ func (i impatient) SetReadDeadline(t time.Time) error {
 	return http.NewResponseController(i.ResponseWriter).SetReadDeadline(t)
 }
 
+// slowly sends requests whose bodies stop before their end, and returns how to read
+// each answer. The client's name is in a header.
+func slowly(t *testing.T, address, client string, requests int, body string) []*bufio.Reader {
+	t.Helper()
+	var all []*bufio.Reader
+	for range requests {
+		c, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		_ = c.SetDeadline(time.Now().Add(time.Minute))
+		fmt.Fprintf(c, "POST %s HTTP/1.1\r\nHost: x\r\nUser: %s\r\nContent-Length: %d\r\n\r\n%s", configMapsPath, client, len(body)+1, body)
+		all = append(all, bufio.NewReader(c))
+	}
+	return all
+}
+
+// listenSlowly serves s to clients that name themselves, and counts what they have sent.
+func listenSlowly(t *testing.T) (s *Server, address string, until func(client string, want sent)) {
+	s = newServer(t, func(c *Config) { c.Client = func(r *http.Request) string { return r.Header.Get("User") } })
+	server := httptest.NewServer(s)
+	t.Cleanup(func() { server.CloseClientConnections(); server.Close() })
+	until = func(client string, want sent) {
+		t.Helper()
+		for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+			s.bodies.mu.Lock()
+			got := s.bodies.clients[client]
+			s.bodies.mu.Unlock()
+			if got == want {
+				return
+			} else if time.Now().After(deadline) {
+				t.Fatalf("%s has %+v, want %+v", client, got, want)
+			}
+		}
+	}
+	return s, strings.TrimPrefix(server.URL, "http://"), until
+}
+
+// Bodies that do not come take no place from others.
+func TestSlowBodiesOfOneClientHoldUpNobodyElse(t *testing.T) {
+	s, address, until := listenSlowly(t)
+	slow := slowly(t, address, "slow", 64, "{")
+	until("slow", sent{requests: 24})
+	do(t, s, "POST", configMapsPath, configMapNamed("own"), "User", "slow").
+		wantStatus(t, 429, "TooManyRequests", "too many requests of this client that change something at the same time")
+	do(t, s, "POST", configMapsPath, configMapNamed("web"), "User", "other").want(t, 201)
+	do(t, s, "DELETE", configMapsPath+"/web", nil, "User", "other").want(t, 200)
+	do(t, s, "GET", configMapsPath, nil, "User", "slow").want(t, 200)
+	refused := make(chan int, len(slow))
+	for _, from := range slow {
+		go func() {
+			code := 0
+			if answer, err := http.ReadResponse(from, nil); err == nil {
+				answer.Body.Close()
+				code = answer.StatusCode
+			}
+			refused <- code
+		}()
+	}
+	for range 64 - 24 {
+		if code := <-refused; code != 429 {
+			t.Errorf("code %d", code)
+		}
+	}
+}
+
+func TestLargeBodiesAreBoundedTogether(t *testing.T) {
+	s, address, until := listenSlowly(t)
+	large := "{" + strings.Repeat(" ", 5<<19)
+	held := sent{requests: 3, bytes: 3 * (len(large) - bodyFree)}
+	for _, client := range []string{"a", "b", "c"} {
+		slowly(t, address, client, 3, large)
+		until(client, held)
+	}
+	// One more would be too much, of this client and of all; a small one is not.
+	for client, want := range map[string]int{"a": 429, "d": 429} {
+		slow := slowly(t, address, client, 1, large)
+		answer, err := http.ReadResponse(slow[0], nil)
+		if err != nil || answer.StatusCode != want {
+			t.Errorf("%s: %v %v", client, answer, err)
+		}
+		do(t, s, "POST", configMapsPath, configMapNamed("of-"+client), "User", client).want(t, 201)
+	}
+	until("a", held)
+	until("d", sent{})
+	s.bodies.mu.Lock()
+	defer s.bodies.mu.Unlock()
+	if s.bodies.bytes != 3*held.bytes {
+		t.Errorf("%d bytes are counted", s.bodies.bytes)
+	}
+}
+
 // A write that hangs, such as a pod that is refused slowly, holds up neither
 // reading nor, below the limit, other writes.
 func TestWritesAreCounted(t *testing.T) {

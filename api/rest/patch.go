@@ -38,10 +38,7 @@ func (c *call) patch() error {
 	if err != nil {
 		return err
 	}
-	data, err := readBody(c.w, c.r)
-	if err != nil {
-		return err
-	}
+	data := c.body
 	options.applied = kind == types.ApplyYAMLPatchType
 	language := mediaJSON
 	if options.applied {

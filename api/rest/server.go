@@ -67,7 +67,8 @@ type Config struct {
 
 	MaxWatches          int // at the same time; 0: 1000
 	MaxWatchesPerClient int // 0: 250
-	MaxWrites           int // requests with a body at the same time; 0: 32
+	MaxWrites           int // requests that change something at the same time; 0: 32
+	MaxWritesPerClient  int // 0: 24; from when their bodies are read, however slowly
 
 	// Other serves paths that name no resource. nil: 404.
 	Other http.Handler
@@ -77,7 +78,8 @@ type Config struct {
 type Server struct {
 	Config
 	kinds  map[schema.GroupVersionResource]*Kind
-	writes chan struct{} // one place for each request with a body
+	writes chan struct{} // one place for each request whose body was read
+	bodies bodies
 	fields patch.Fields
 
 	watchMu sync.Mutex
@@ -94,6 +96,8 @@ func New(config Config) *Server {
 	setDefault(&s.MaxWatches, 1000)
 	setDefault(&s.MaxWatchesPerClient, 250)
 	setDefault(&s.MaxWrites, 32)
+	setDefault(&s.MaxWritesPerClient, 24)
+	s.bodies.perClient, s.bodies.clients = s.MaxWritesPerClient, map[string]sent{}
 	s.writes = make(chan struct{}, s.MaxWrites)
 	if s.DeclaredIn == nil {
 		s.DeclaredIn = func(objects.Object) string { return "" }
@@ -138,6 +142,7 @@ type call struct {
 	sub  *Subresource // nil: the object itself
 	form form
 	args url.Values
+	body []byte // of a request that changes something
 
 	subKind discovery.Subresource
 
@@ -210,6 +215,11 @@ func (c *call) serve() error {
 	case c.Verb == "watch":
 		return c.watch()
 	}
+	done, err := c.receive()
+	if err != nil {
+		return err
+	}
+	defer done()
 	select { // what a body unfolds to is many times its size
 	case c.s.writes <- struct{}{}:
 		defer func() { <-c.s.writes }()

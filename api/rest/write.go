@@ -52,21 +52,17 @@ func (c *call) writeOptions(kind string) (writeOptions, error) {
 	return writeOptions{dryRun: len(dryRun) > 0, manager: manager, validation: strictness}, nil
 }
 
-// body reads the body of a request into an object of the kind, and speaks up
+// decode reads the body of a request into an object of the kind, and speaks up
 // about unknown fields as strictness wants it.
-func (c *call) body(kind schema.GroupVersionKind, into runtime.Object, strictness string) error {
+func (c *call) decode(kind schema.GroupVersionKind, into runtime.Object, strictness string) error {
 	media, err := bodyMedia(c.r.Header.Get("Content-Type"))
 	if err != nil {
 		return err
 	}
-	data, err := readBody(c.w, c.r)
-	if err != nil {
+	if err := boundParts(c.body, media); err != nil {
 		return err
 	}
-	if err := boundParts(data, media); err != nil {
-		return err
-	}
-	strict, err := decode(data, media, kind, into)
+	strict, err := decode(c.body, media, kind, into)
 	if err != nil {
 		return err
 	}
@@ -99,7 +95,7 @@ func (c *call) create() error {
 		return c.createSub(options)
 	}
 	o := c.kind.New()
-	if err := c.body(c.kind.GroupVersionKind(), o, options.validation); err != nil {
+	if err := c.decode(c.kind.GroupVersionKind(), o, options.validation); err != nil {
 		return err
 	}
 	if source := c.kind.Source; source != nil {
@@ -146,7 +142,7 @@ func (c *call) createSub(options writeOptions) error {
 	if kind.Version == "" {
 		kind.Group, kind.Version = c.Group, c.Version
 	}
-	if err := c.body(kind, body, options.validation); err != nil {
+	if err := c.decode(kind, body, options.validation); err != nil {
 		return err
 	}
 	answer, err := c.sub.Call(c.ctx, o, body, options.dryRun)
@@ -358,7 +354,7 @@ func (c *call) update() error {
 		return err
 	}
 	sent := c.kind.New()
-	if err := c.body(c.kind.GroupVersionKind(), sent, options.validation); err != nil {
+	if err := c.decode(c.kind.GroupVersionKind(), sent, options.validation); err != nil {
 		return err
 	}
 	if err := c.fitPath(sent); err != nil {
