@@ -38,6 +38,8 @@ func fieldError(p manifest.Problem, value any) *field.Error {
 	}
 	detail, _, _ := strings.Cut(p.Message, "; found ")
 	switch {
+	case strings.HasSuffix(p.Message, "; found none"):
+		return field.Required(path, detail)
 	case strings.HasPrefix(p.Message, "required, not given"):
 		return field.Required(path, "")
 	case strings.Contains(p.Message, "is given twice"), strings.HasPrefix(p.Message, "given twice"):

@@ -2,6 +2,7 @@ package rest
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"sync"
 
@@ -66,6 +67,8 @@ type Kind struct {
 	// Sub is what serves the subresources. One that is listed but not here does
 	// not exist, except for "status" of a kind with SetStatus.
 	Sub map[string]*Subresource
+
+	deprecated string // what everybody is told who asks for it; set by New
 
 	View   *View   // another shape of a stored kind; nil: this is the stored shape
 	Source *Source // objects that are not in the store; nil: they are
@@ -162,6 +165,24 @@ func (k *Kind) mergeStatus(o, old objects.Object) (objects.Object, error) {
 func (k *Kind) hasProtobuf() bool {
 	_, has := k.New().(runtime.ProtobufMarshaller)
 	return has
+}
+
+// deprecation is what Kubernetes warns of who uses a kind; "" of one that stays.
+func (k *Kind) deprecation() string {
+	o := k.New()
+	of, is := o.(interface{ APILifecycleDeprecated() (major, minor int) })
+	if !is {
+		return ""
+	}
+	major, minor := of.APILifecycleDeprecated()
+	text := fmt.Sprintf("%s %s is deprecated in v%d.%d+", k.GroupVersion(), k.Resource.Kind, major, minor)
+	if of, is := o.(interface {
+		APILifecycleReplacement() schema.GroupVersionKind
+	}); is {
+		other := of.APILifecycleReplacement()
+		text += fmt.Sprintf("; use %s %s", other.GroupVersion(), other.Kind)
+	}
+	return text
 }
 
 // defaults fills in what a client did not give.

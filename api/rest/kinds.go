@@ -19,6 +19,7 @@ type KindOptions struct {
 	// Services get their addresses from here; the first one is that of
 	// default/kubernetes. Invalid: 10.96.0.0/16.
 	ServiceRange netip.Prefix
+	NodeProxy    *Subresource // of nodes; nil: there is none
 }
 
 // Kinds returns the kinds that are only stored, with the rules that Kubernetes
@@ -40,7 +41,7 @@ func Kinds(o KindOptions) []Kind {
 		runtimeClassKind(),
 		persistentVolumeKind(),
 		persistentVolumeClaimKind(),
-		nodeKind(),
+		nodeKind(o.NodeProxy),
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 	"podd/api/objects"
 )
 
-func nodeKind() Kind {
+func nodeKind(proxy *Subresource) Kind {
 	return Kind{
 		Resource:            Served("", "nodes"),
 		New:                 func() objects.Object { return &v1.Node{} },
@@ -38,6 +38,7 @@ func nodeKind() Kind {
 			return errs
 		}),
 		SetStatus: func(dst, src objects.Object) { dst.(*v1.Node).Status = src.(*v1.Node).Status },
+		Sub:       map[string]*Subresource{"proxy": proxy},
 	}
 }
 

@@ -61,16 +61,17 @@ func parsePath(escaped string) (q Request, ok bool) {
 	default:
 		return q, false
 	}
-	if len(raw) > at+1 && raw[len(raw)-1] == "" {
-		raw = raw[:len(raw)-1]
-	}
 	if len(raw) <= at {
 		return q, false
 	}
 	// namespaces/NAME/status and /finalize are subresources, not resources in it.
-	inNamespace := raw[at] == "namespaces" && len(raw) > at+2 && raw[at+2] != "status" && raw[at+2] != "finalize"
+	inNamespace := raw[at] == "namespaces" && len(raw) > at+2 && raw[at+2] != "" && raw[at+2] != "status" && raw[at+2] != "finalize"
 	if inNamespace {
 		at += 2
+	}
+	// What a proxy passes on ends as it was written.
+	if n := len(raw); n > at+1 && n <= at+4 && raw[n-1] == "" {
+		raw = raw[:n-1]
 	}
 	var plain []string
 	for _, segment := range raw[:min(len(raw), at+3)] {

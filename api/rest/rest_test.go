@@ -195,7 +195,12 @@ func TestPaths(t *testing.T) {
 		"/api/v1/namespaces/a/pods":                        "v1 pods ns=a",
 		"/api/v1/namespaces/a/pods/b":                      "v1 pods ns=a name=b",
 		"/api/v1/namespaces/a/pods/b/log":                  "v1 pods ns=a name=b sub=log",
-		"/api/v1/namespaces/a/pods/b/proxy/x//y%2Fz/":      "v1 pods ns=a name=b sub=proxy tail=x//y%2Fz",
+		"/api/v1/namespaces/a/pods/b/proxy/x//y%2Fz/":      "v1 pods ns=a name=b sub=proxy tail=x//y%2Fz/",
+		"/api/v1/nodes/b/proxy/":                           "v1 nodes name=b sub=proxy",
+		"/api/v1/nodes/b/proxy//":                          "v1 nodes name=b sub=proxy tail=/",
+		"/api/v1/namespaces/a/":                            "v1 namespaces name=a",
+		"/api/v1/namespaces/a/status/":                     "v1 namespaces name=a sub=status",
+		"/api/v1/namespaces/a/pods/":                       "v1 pods ns=a",
 		"/api/v1/namespaces/a/pods/b%3Ac":                  "v1 pods ns=a name=b:c",
 		"/apis/node.k8s.io/v1/runtimeclasses/a":            "node.k8s.io/v1 runtimeclasses name=a",
 		"/apis/coordination.k8s.io/v1/namespaces/a/leases": "coordination.k8s.io/v1 leases ns=a",
@@ -332,5 +337,43 @@ func TestWhoMayNotIsTold(t *testing.T) {
 	}
 	if fmt.Sprint(asked) != fmt.Sprint(want) {
 		t.Errorf("asked about %+v, want %+v", asked, want)
+	}
+}
+
+func TestOnlyAProxyHasMoreOfAPath(t *testing.T) {
+	tail := func(w http.ResponseWriter, r *http.Request, _ objects.Object) {
+		fmt.Fprint(w, RequestOf(r.Context()).Tail)
+	}
+	s := newServer(t, func(c *Config) {
+		c.Kinds = append(c.Kinds, Kind{
+			Resource: Served("", "pods"), New: func() objects.Object { return &v1.Pod{} },
+			Sub: map[string]*Subresource{"log": {Handler: tail}, "proxy": {Handler: tail}},
+		})
+	})
+	path := "/api/v1/namespaces/default/pods"
+	do(t, s, "POST", path, `{"metadata":{"name":"a"}}`).want(t, 201)
+	for sub, want := range map[string]string{"proxy": "", "proxy/": "", "proxy/x/y": "x/y", "proxy/x/": "x/", "log": "", "log/": ""} {
+		if got := do(t, s, "GET", path+"/a/"+sub, nil); got.code != 200 || string(got.body) != want {
+			t.Errorf("%s: %d, %s", sub, got.code, got.body)
+		}
+	}
+	do(t, s, "GET", path+"/a/log/x", nil).wantStatus(t, 404, "NotFound", "the server could not find the requested resource")
+}
+
+// The words are Kubernetes'; kubectl prints them.
+func TestWhoeverUsesADeprecatedKindIsWarned(t *testing.T) {
+	s := newServer(t, nil)
+	path := "/api/v1/namespaces/default/endpoints"
+	for _, r := range []reply{
+		do(t, s, "GET", path, nil).want(t, 200),
+		do(t, s, "GET", path+"/none", nil).want(t, 404),
+		do(t, s, "POST", path, `{"metadata":{"name":"a"}}`).want(t, 201),
+	} {
+		if got, want := r.header["Warning"], `299 - "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"`; len(got) != 1 || got[0] != want {
+			t.Errorf("got %q, want %s", got, want)
+		}
+	}
+	if got := do(t, s, "GET", configMapsPath, nil).header["Warning"]; got != nil {
+		t.Errorf("ConfigMaps: %q", got)
 	}
 }

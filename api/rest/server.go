@@ -110,6 +110,7 @@ func New(config Config) *Server {
 	}
 	for i := range s.Kinds {
 		k := &s.Kinds[i]
+		k.deprecated = k.deprecation()
 		s.kinds[schema.GroupVersionResource{Group: k.Group, Version: k.Version, Resource: k.Plural}] = k
 	}
 	return s
@@ -186,7 +187,7 @@ func (c *call) serve() error {
 	verbs := c.kind.Verbs
 	if c.Subresource != "" {
 		c.sub, c.subKind = c.kind.subresource(c.Subresource)
-		if c.sub == nil || c.Tail != "" && c.sub.Handler == nil {
+		if c.sub == nil || c.Tail != "" && c.Subresource != "proxy" {
 			return errNoResource()
 		}
 		verbs = c.subKind.Verbs
@@ -204,6 +205,9 @@ func (c *call) serve() error {
 		if err := c.s.Allowed(c.ctx, c.Request); err != nil {
 			return err
 		}
+	}
+	if c.kind.deprecated != "" {
+		c.warn(c.kind.deprecated)
 	}
 	switch {
 	case c.sub != nil && c.sub.Handler != nil:

@@ -68,7 +68,8 @@ func (a *agent) newKube(ctx context.Context, watchLogs func(dir string) (<-chan 
 		Store: k.store, Facts: a.facts, Logger: log,
 		Look: func(context.Context) (node.Load, error) { return nodeLoad(m, a.rootDir) },
 	}
-	kinds := rest.Kinds(rest.KindOptions{Store: k.store})
+	toKubelet := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { k.kubelet.ServeHTTP(w, r) }) // which is made below
+	kinds := rest.Kinds(rest.KindOptions{Store: k.store, NodeProxy: node.Proxy(toKubelet, a.facts.Name, a.kubeletPort)})
 	kinds = append(kinds, declared.TemplateKind())
 	kinds = append(kinds, auth.Kinds()...)
 	kinds = append(kinds, node.Kinds(k.usage(a, m))...)
