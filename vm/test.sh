@@ -27,10 +27,10 @@ packages='
 1 sandbox/stage 300
 1 sandbox/pause 300
 1 sandbox/network 900
-1 sandbox 900 -test.skip=TestCgroupV1|TestTheSmallestLimits|TestHogAndForkBomb|TestPauseProgramIsSmallAndImports|TestThousandExecs|TestASandboxEndsInAStorm
-1 volumes 600
+2 sandbox 900 -test.skip=TestCgroupV1|TestTheSmallestLimits|TestHogAndForkBomb|TestPauseProgramIsSmallAndImports|TestThousandExecs|TestASandboxEndsInAStorm
+2 volumes 600
 2 images 1200 -test.short
-1 pod/native 600
+2 pod/native 600
 1 e2e 1800 -test.short -test.run=TestScripts/^[a-i]|TestDirectories|TestHostWith|TestTooFew|TestMountsOn|TestAgentIn|TestTimedOut
 2 e2e 1800 -test.short -test.run=TestScripts/^[j-z]
 '
@@ -38,7 +38,7 @@ if [ "$arch" = arm64 ]; then
   packages='
 1 sandbox/stage 300
 1 sandbox 600 -test.run=TestExecOutput|TestContainerRuns|TestExitBySignal|TestCommandsThat|TestExecTimeout|TestSeccomp|TestCapabilities
-1 e2e 900 -test.short -test.run=TestScripts/^one-pod$
+1 e2e 900 -test.short -test.run=TestScripts/^(one-pod|probes)$
 '
 fi
 
