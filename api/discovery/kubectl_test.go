@@ -2,6 +2,7 @@ package discovery
 
 import (
 	"bytes"
+	"encoding/json"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -100,6 +101,9 @@ func TestKubectlValidatesAndExplainsWithOpenAPIv2(t *testing.T) {
 		k.Args = []string{"-s", validates}
 		if out, err := k.Run(t, "explain", "po.spec.containers.image", "--output=plaintext-openapiv2"); err != nil || !strings.Contains(out, "FIELD:    image <string>") {
 			t.Errorf("explain: %v\n%s", err, out)
+		}
+		if out, err := k.Run(t, "get", "--raw", "/openapi/v2"); err != nil || !json.Valid([]byte(out)) {
+			t.Errorf("get --raw: %v\n%.200s", err, out)
 		}
 		out, _ := k.Run(t, "create", "-f", manifest, "--validate=strict")
 		select {
