@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/http/httputil"
 	"net/url"
 	"slices"
 	"strconv"
@@ -123,31 +122,13 @@ func proxyPort(p *v1.Pod, name string) (uint16, error) {
 	return uint16(port), nil
 }
 
-// proxy passes a request on to a port of a pod. What is about our user stays here.
+// proxy passes a request on to a port of a pod.
 func proxy(w http.ResponseWriter, r *http.Request, p *v1.Pod, port uint16, dial func(context.Context, pod.Key, uint16) (net.Conn, error)) {
-	tail := rest.RequestOf(r.Context()).Tail
-	transport := &http.Transport{
+	to := &url.URL{Scheme: "http", Host: net.JoinHostPort(p.Status.PodIP, strconv.Itoa(int(port)))}
+	rest.Forward(w, r, to, "pod", &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return dial(ctx, keyOf(p), port)
 		},
-	}
-	(&httputil.ReverseProxy{
-		Transport:     transport,
-		FlushInterval: -1,
-		Rewrite: func(to *httputil.ProxyRequest) {
-			path, err := url.PathUnescape("/" + tail)
-			if err != nil {
-				path = "/" + tail
-			}
-			host := net.JoinHostPort(p.Status.PodIP, strconv.Itoa(int(port)))
-			to.Out.URL = &url.URL{Scheme: "http", Host: host, Path: path, RawPath: "/" + tail, RawQuery: to.In.URL.RawQuery}
-			to.Out.Host = host
-			to.Out.Header.Del("Authorization")
-			to.SetXForwarded()
-		},
-		ErrorHandler: func(_ http.ResponseWriter, r *http.Request, err error) {
-			rest.Fail(r.Context(), apierrors.NewServiceUnavailable(fmt.Sprintf("error trying to reach pod: %v", err)))
-		},
-	}).ServeHTTP(w, r)
+	})
 }

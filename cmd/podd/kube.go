@@ -69,7 +69,7 @@ func (a *agent) newKube(ctx context.Context, watchLogs func(dir string) (<-chan 
 		Look: func(context.Context) (node.Load, error) { return nodeLoad(m, a.rootDir) },
 	}
 	toKubelet := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { k.kubelet.ServeHTTP(w, r) }) // which is made below
-	kinds := rest.Kinds(rest.KindOptions{Store: k.store, NodeProxy: node.Proxy(toKubelet, a.facts.Name, a.kubeletPort)})
+	kinds := rest.Kinds(rest.KindOptions{Store: k.store, NodeProxy: node.Proxy(toKubelet, a.facts)})
 	kinds = append(kinds, declared.TemplateKind())
 	kinds = append(kinds, auth.Kinds()...)
 	kinds = append(kinds, node.Kinds(k.usage(a, m))...)
