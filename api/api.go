@@ -3,17 +3,16 @@ package api
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 
 	"github.com/go-logr/logr"
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"podd/api/kubelet"
+	"podd/internal/refusal"
 	"podd/pod"
 )
 
@@ -120,7 +119,7 @@ func (c Config) restart(w http.ResponseWriter, r *http.Request) {
 		err = c.Commands.Restart(r.Context(), keyOf(p))
 	}
 	if err != nil {
-		c.fail(w, err)
+		refusal.Write(w, err)
 	}
 }
 
@@ -131,18 +130,18 @@ const maxDiff = 64 << 20
 func (c Config) diff(w http.ResponseWriter, r *http.Request) {
 	var all []pod.Desired
 	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxDiff)).Decode(&all); err != nil {
-		c.fail(w, apierrors.NewBadRequest("expected a list of manifests: "+err.Error()))
+		refusal.Write(w, apierrors.NewBadRequest("expected a list of manifests: "+err.Error()))
 		return
 	}
 	for _, d := range all {
 		if d.Pod == nil {
-			c.fail(w, apierrors.NewBadRequest("expected a pod in each manifest"))
+			refusal.Write(w, apierrors.NewBadRequest("expected a pod in each manifest"))
 			return
 		}
 	}
 	outcomes, err := c.Commands.Diff(r.Context(), all)
 	if err != nil {
-		c.fail(w, err)
+		refusal.Write(w, err)
 		return
 	}
 	writeJSON(w, outcomes)
@@ -150,7 +149,7 @@ func (c Config) diff(w http.ResponseWriter, r *http.Request) {
 
 func (c Config) down(w http.ResponseWriter, r *http.Request) {
 	if err := c.Commands.Down(r.Context()); err != nil {
-		c.fail(w, err)
+		refusal.Write(w, err)
 	}
 }
 
@@ -165,19 +164,6 @@ func (c Config) find(r *http.Request) (*v1.Pod, error) {
 }
 
 func keyOf(p *v1.Pod) pod.Key { return pod.Key{Namespace: p.Namespace, Name: p.Name} }
-
-// fail answers with a Kubernetes Status.
-func (c Config) fail(w http.ResponseWriter, err error) {
-	var status apierrors.APIStatus
-	if !errors.As(err, &status) {
-		status = apierrors.NewInternalError(err)
-	}
-	s := status.Status()
-	s.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(int(s.Code))
-	json.NewEncoder(w).Encode(s)
-}
 
 func writeJSON(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")

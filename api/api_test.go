@@ -22,6 +22,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"podd/api/stream"
+	"podd/internal/refusal"
 	"podd/pod"
 )
 
@@ -101,7 +102,7 @@ func (c *commands) kubernetes() http.Handler {
 	mux.HandleFunc("POST "+of+"exec", func(w http.ResponseWriter, r *http.Request) {
 		q := r.URL.Query()
 		if q.Get("container") != "app" {
-			Config{}.fail(w, apierrors.NewBadRequest("container "+q.Get("container")+" is not valid for pod web"))
+			refusal.Write(w, apierrors.NewBadRequest("container "+q.Get("container")+" is not valid for pod web"))
 			return
 		}
 		stream.Exec(w, r, stream.Command(c.Exec, key(r), pod.ExecRequest{Container: "app", Command: q["command"]}))
@@ -113,7 +114,7 @@ func (c *commands) kubernetes() http.Handler {
 		var p v1.Pod
 		err := json.NewDecoder(r.Body).Decode(&p)
 		if err != nil || r.Header.Get("Content-Type") != "application/strategic-merge-patch+json" {
-			Config{}.fail(w, apierrors.NewBadRequest("expected a strategic merge patch"))
+			refusal.Write(w, apierrors.NewBadRequest("expected a strategic merge patch"))
 			return
 		}
 		c.debugged = append(c.debugged, p.Spec.EphemeralContainers...)

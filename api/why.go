@@ -7,7 +7,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
-	"podd/api/podlogs"
+	"podd/internal/refusal"
 	"podd/pod"
 )
 
@@ -22,7 +22,7 @@ func (c Config) why(w http.ResponseWriter, r *http.Request) {
 			problems = c.Problems()
 		}
 		if len(problems) == 0 {
-			c.fail(w, err)
+			refusal.Write(w, err)
 			return
 		}
 		writeJSON(w, []pod.Chain{{
@@ -38,12 +38,12 @@ func (c Config) why(w http.ResponseWriter, r *http.Request) {
 	}
 	chains, err := c.Commands.Why(r.Context(), key, mistakes)
 	if err != nil {
-		c.fail(w, err)
+		refusal.Write(w, err)
 		return
 	}
 	if name := r.URL.Query().Get("container"); name != "" {
-		if !podlogs.HasContainer(p, name) {
-			c.fail(w, apierrors.NewBadRequest(fmt.Sprintf("container %s is not valid for pod %s", name, p.Name)))
+		if !slices.Contains(pod.ContainerNames(p), name) {
+			refusal.Write(w, apierrors.NewBadRequest(fmt.Sprintf("container %s is not valid for pod %s", name, p.Name)))
 			return
 		}
 		chains = slices.DeleteFunc(chains, func(c pod.Chain) bool { return c.Container != "" && c.Container != name })

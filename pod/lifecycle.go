@@ -13,6 +13,16 @@ func isSidecar(c *v1.Container) bool {
 	return c.RestartPolicy != nil && *c.RestartPolicy == v1.ContainerRestartPolicyAlways
 }
 
+// ContainerNames lists a pod's containers: the init containers, the regular ones, and
+// those added to it.
+func ContainerNames(p *v1.Pod) []string {
+	var names []string
+	for _, c := range append(allContainers(p), ephemeralContainers(p)...) {
+		names = append(names, c.Name)
+	}
+	return names
+}
+
 // allContainers lists init containers, then regular ones, in spec order.
 func allContainers(pod *v1.Pod) []*v1.Container {
 	all := make([]*v1.Container, 0, len(pod.Spec.InitContainers)+len(pod.Spec.Containers))

@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -14,9 +13,10 @@ import (
 	"sync"
 	"time"
 
+	"podd/internal/refusal"
+
 	"github.com/go-logr/logr"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
@@ -141,7 +141,7 @@ func (a *Auth) Handler(next http.Handler) http.Handler {
 			r = r.WithContext(WithUser(r.Context(), u))
 		case isPublic(r.URL.Path) && (r.Method == http.MethodGet || r.Method == http.MethodHead):
 		default:
-			Refuse(w, apierrors.NewUnauthorized("Unauthorized: "+err.Error()))
+			refusal.Write(w, apierrors.NewUnauthorized("Unauthorized: "+err.Error()))
 			return
 		}
 		next.ServeHTTP(w, r)
@@ -184,17 +184,4 @@ func forbidden(resource, name, message string) *apierrors.StatusError {
 	err := apierrors.NewForbidden(schema.GroupResource{Resource: resource}, name, nil)
 	err.ErrStatus.Message = "forbidden: " + message
 	return err
-}
-
-// Refuse answers with an error as a Status.
-func Refuse(w http.ResponseWriter, err error) {
-	var status apierrors.APIStatus
-	if !errors.As(err, &status) {
-		status = apierrors.NewInternalError(err)
-	}
-	s := status.Status()
-	s.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(int(s.Code))
-	json.NewEncoder(w).Encode(s) // a client that went away has its own error
 }

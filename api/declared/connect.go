@@ -68,12 +68,13 @@ func Connect(kind *rest.Kind, pods Reacher) {
 	})
 }
 
-// connectTo is the container that a request means: the one it names, or the only one.
+// connectTo is the container that a request means: the one it names, or the only one
+// that is neither an init container nor was added, as in Kubernetes.
 func connectTo(p *v1.Pod, container string) (string, error) {
-	all := containerNames(p)
+	all := pod.ContainerNames(p)
 	switch {
-	case container == "" && len(all) == 1:
-		return all[0], nil
+	case container == "" && len(p.Spec.Containers) == 1:
+		return p.Spec.Containers[0].Name, nil
 	case container == "":
 		return "", apierrors.NewBadRequest(fmt.Sprintf("a container name must be specified for pod %s, choose one of: [%s]", p.Name, strings.Join(all, " ")))
 	case !slices.Contains(all, container):

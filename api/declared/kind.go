@@ -224,20 +224,6 @@ func serveLog(w http.ResponseWriter, r *http.Request, p *v1.Pod, logs podlogs.Co
 	stream.Log(w, r, read)
 }
 
-func containerNames(p *v1.Pod) []string {
-	var all []string
-	for _, c := range p.Spec.Containers {
-		all = append(all, c.Name)
-	}
-	for _, c := range p.Spec.InitContainers {
-		all = append(all, c.Name)
-	}
-	for _, c := range p.Spec.EphemeralContainers {
-		all = append(all, c.Name)
-	}
-	return all
-}
-
 // AdmitRequest is [Keeper.Admit] as package rest asks it.
 func (k *Keeper) AdmitRequest(ctx context.Context, q rest.Request, o, old objects.Object) error {
 	resource := schema.GroupResource{Group: q.Group, Resource: q.Resource}

@@ -17,8 +17,8 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"podd/internal/refusal"
 	"podd/pod"
 )
 
@@ -144,11 +144,7 @@ func refuse(w http.ResponseWriter, err error) {
 		http.Error(w, err.Error(), http.StatusForbidden)
 		return
 	}
-	body := status.Status()
-	body.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(int(body.Code))
-	json.NewEncoder(w).Encode(body)
+	refusal.Write(w, err)
 }
 
 func writeJSON(w http.ResponseWriter, v any) {

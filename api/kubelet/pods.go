@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -87,7 +88,7 @@ func (s *server) containerLogs(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	container := r.PathValue("container")
-	if !podlogs.HasContainer(p, container) {
+	if !slices.Contains(pod.ContainerNames(p), container) {
 		http.Error(w, fmt.Sprintf("container %q not found in pod %q", container, p.Name), http.StatusNotFound)
 		return
 	}

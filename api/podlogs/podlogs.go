@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"slices"
 	"strconv"
 	"time"
 
@@ -97,7 +98,7 @@ func (c Config) waitForEnd(ctx context.Context, p *v1.Pod, container string, att
 func logAttempt(p *v1.Pod, container string, previous bool) (attempt int, running bool, err error) {
 	status := StatusOf(p, container)
 	if status == nil {
-		if !HasContainer(p, container) {
+		if !slices.Contains(pod.ContainerNames(p), container) {
 			return 0, false, fmt.Errorf("container %s is not valid for pod %s", container, p.Name)
 		}
 		return 0, false, fmt.Errorf("container %q in pod %q is waiting to start: ContainerCreating", container, p.Name)
@@ -141,23 +142,6 @@ func StatusOf(p *v1.Pod, container string) *v1.ContainerStatus {
 		}
 	}
 	return nil
-}
-
-// HasContainer says whether a pod has a container of that name, in whichever list.
-func HasContainer(p *v1.Pod, name string) bool {
-	for i := range p.Spec.EphemeralContainers {
-		if p.Spec.EphemeralContainers[i].Name == name {
-			return true
-		}
-	}
-	for _, list := range [][]v1.Container{p.Spec.InitContainers, p.Spec.Containers} {
-		for i := range list {
-			if list[i].Name == name {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 func logOptions(q url.Values, now time.Time) (logs.Options, error) {

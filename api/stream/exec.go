@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/remotecommand"
 	"k8s.io/streaming/pkg/runtime"
 
+	"podd/internal/refusal"
 	"podd/pod"
 )
 
@@ -64,13 +65,13 @@ func (l limits) exec(w http.ResponseWriter, r *http.Request, run func(context.Co
 	wanted := wantedStreams(r.URL.Query())
 	switch {
 	case !wanted.stdin && !wanted.stdout && !wanted.stderr:
-		fail(w, apierrors.NewBadRequest("you must specify at least 1 of stdin, stdout, stderr"))
+		refusal.Write(w, apierrors.NewBadRequest("you must specify at least 1 of stdin, stdout, stderr"))
 	case isWebSocket(r):
 		l.execWebSocket(w, r, wanted, run)
 	case isSPDY(r):
 		l.execSPDY(w, r, wanted, run)
 	default:
-		fail(w, apierrors.NewBadRequest("Upgrade request required"))
+		refusal.Write(w, apierrors.NewBadRequest("Upgrade request required"))
 	}
 }
 
@@ -144,15 +145,6 @@ func writeStatus(w io.Writer, err error, asJSON bool) {
 	if len(text) > 0 {
 		w.Write(text) // a client that hung up needs none
 	}
-}
-
-// fail answers with a Kubernetes Status.
-func fail(w http.ResponseWriter, err *apierrors.StatusError) {
-	status := err.ErrStatus
-	status.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(int(status.Code))
-	json.NewEncoder(w).Encode(status)
 }
 
 // sizes keeps the newest size only: a command that does not look must not stop

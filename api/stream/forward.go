@@ -14,6 +14,8 @@ import (
 	"sync"
 	"time"
 
+	"podd/internal/refusal"
+
 	"github.com/gorilla/websocket"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/portforward"
@@ -45,7 +47,7 @@ func (l limits) portForward(w http.ResponseWriter, r *http.Request, dial Dial) {
 		f := &forwarding{limits: l, ctx: ctx, cancel: cancel, dial: dial, pairs: map[string]*pair{}}
 		f.serve(func() (*session, error) { return l.upgradeSPDY(w, cancel, f.accept) })
 	default:
-		fail(w, apierrors.NewBadRequest("Upgrade request required"))
+		refusal.Write(w, apierrors.NewBadRequest("Upgrade request required"))
 	}
 }
 
@@ -325,18 +327,14 @@ func (l limits) forwardChannels(w http.ResponseWriter, r *http.Request, dial Dia
 		err = fmt.Errorf("at most %d ports", l.forwards)
 	}
 	if err != nil {
-		fail(w, apierrors.NewBadRequest(err.Error()))
-		return
-	}
-	name, isBase64, ok := negotiate(w, r, map[string]bool{"": false, "v4.channel.k8s.io": false, "v4.base64.channel.k8s.io": true})
-	if !ok {
+		refusal.Write(w, apierrors.NewBadRequest(err.Error()))
 		return
 	}
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	s, err := l.upgrade(w, r, name, cancel)
-	if err != nil {
-		return // it was answered
+	s, isBase64, ok := accept(l, w, r, cancel, map[string]bool{"": false, "v4.channel.k8s.io": false, "v4.base64.channel.k8s.io": true})
+	if !ok {
+		return
 	}
 	defer s.close()
 	s.base64 = isBase64

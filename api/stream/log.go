@@ -50,15 +50,11 @@ func (w flushWriter) Write(p []byte) (int, error) {
 }
 
 func (l limits) logMessages(w http.ResponseWriter, r *http.Request, read func(context.Context, io.Writer) error) {
-	name, isBase64, ok := negotiate(w, r, map[string]bool{"": false, "binary.k8s.io": false, "base64.binary.k8s.io": true})
-	if !ok {
-		return
-	}
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	s, err := l.upgrade(w, r, name, cancel)
-	if err != nil {
-		return // it was answered
+	s, isBase64, ok := accept(l, w, r, cancel, map[string]bool{"": false, "binary.k8s.io": false, "base64.binary.k8s.io": true})
+	if !ok {
+		return
 	}
 	defer s.close()
 	// Ends when the client hangs up or the socket is closed.

@@ -20,6 +20,7 @@ import (
 	"github.com/gorilla/websocket"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"podd/internal/refusal"
 	"podd/pod"
 )
 
@@ -64,15 +65,11 @@ var execProtocols = map[string]execProtocol{
 }
 
 func (l limits) execWebSocket(w http.ResponseWriter, r *http.Request, wanted wanted, run func(context.Context, Streams) error) {
-	name, protocol, ok := negotiate(w, r, execProtocols)
-	if !ok {
-		return
-	}
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	s, err := l.upgrade(w, r, name, cancel)
-	if err != nil {
-		return // it was answered
+	s, protocol, ok := accept(l, w, r, cancel, execProtocols)
+	if !ok {
+		return
 	}
 	defer s.close()
 	s.base64 = protocol.base64
@@ -123,13 +120,24 @@ func (l limits) execWebSocket(w http.ResponseWriter, r *http.Request, wanted wan
 			}
 		})
 	}()
-	err = safely(run, ctx, streams)
+	err := safely(run, ctx, streams)
 	input.leave()
 	writeStatus(s.channel(channelStatus), err, protocol.jsonStatus)
 }
 
 // maxResize bounds the message with a terminal's size, in bytes.
 const maxResize = 1 << 10
+
+// accept turns a request into a socket that speaks one of the protocols served. cancel
+// is called when its client is gone. A request that cannot be is answered.
+func accept[P any](l limits, w http.ResponseWriter, r *http.Request, cancel context.CancelFunc, served map[string]P) (s *socket, protocol P, ok bool) {
+	name, protocol, ok := negotiate(w, r, served)
+	if !ok {
+		return nil, protocol, false
+	}
+	s, err := l.upgrade(w, r, name, cancel)
+	return s, protocol, err == nil
+}
 
 // negotiate picks the first protocol of the client that is served, and answers the
 // request if there is none.
@@ -150,7 +158,7 @@ func negotiate[P any](w http.ResponseWriter, r *http.Request, served map[string]
 		}
 	}
 	slices.Sort(names)
-	fail(w, apierrors.NewBadRequest(fmt.Sprintf("unable to negotiate protocol: client supports %v, server accepts %v", offered, names)))
+	refusal.Write(w, apierrors.NewBadRequest(fmt.Sprintf("unable to negotiate protocol: client supports %v, server accepts %v", offered, names)))
 	return "", protocol, false
 }
 
@@ -188,7 +196,7 @@ func (l limits) upgrade(w http.ResponseWriter, r *http.Request, protocol string,
 		Error: func(w http.ResponseWriter, _ *http.Request, code int, reason error) {
 			status := apierrors.NewBadRequest(reason.Error())
 			status.ErrStatus.Code = int32(code)
-			fail(w, status)
+			refusal.Write(w, status)
 		},
 	}
 	header := http.Header{}

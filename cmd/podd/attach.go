@@ -51,7 +51,7 @@ container has "stdinOnce: true" and no terminal.`,
 func (f *podFlags) attach(ctx context.Context, told io.Writer, p *v1.Pod, name string, stdin, tty bool) error {
 	c := containerSpec(p, name)
 	if c == nil {
-		return fmt.Errorf("container %s is not valid for pod %s; choose one of: %v", name, p.Name, containerNames(p))
+		return fmt.Errorf("container %s is not valid for pod %s; choose one of: %v", name, p.Name, pod.ContainerNames(p))
 	}
 	req := pod.AttachRequest{Container: name, Stdout: os.Stdout, Stderr: os.Stderr}
 	if stdin && !c.Stdin {

@@ -69,24 +69,10 @@ func (f *podFlags) containerName(p *v1.Pod) string {
 	if f.container != "" {
 		return f.container
 	}
-	if name := p.Annotations[defaultContainer]; name != "" && slices.Contains(containerNames(p), name) {
+	if name := p.Annotations[defaultContainer]; name != "" && slices.Contains(pod.ContainerNames(p), name) {
 		return name
 	}
 	return p.Spec.Containers[0].Name
-}
-
-func containerNames(p *v1.Pod) []string {
-	var names []string
-	for _, c := range p.Spec.InitContainers {
-		names = append(names, c.Name)
-	}
-	for _, c := range p.Spec.Containers {
-		names = append(names, c.Name)
-	}
-	for _, c := range p.Spec.EphemeralContainers {
-		names = append(names, c.Name)
-	}
-	return names
 }
 
 func keyOf(p *v1.Pod) pod.Key { return pod.Key{Namespace: p.Namespace, Name: p.Name} }

@@ -79,7 +79,7 @@ func (o *debugOptions) debug(ctx context.Context, told io.Writer, arg string, co
 	if err != nil {
 		return 0, err
 	}
-	switch names := containerNames(p); {
+	switch names := pod.ContainerNames(p); {
 	case slices.Contains(names, o.container): // as a patch it would change that one
 		return 0, fmt.Errorf("pod %s has a container %s already", keyOf(p), o.container)
 	case o.target != "" && !slices.Contains(names, o.target):

@@ -48,8 +48,8 @@ func (f *podFlags) exec(ctx context.Context, arg string, command []string, stdin
 		return 0, err
 	}
 	container := f.containerName(p)
-	if !slices.Contains(containerNames(p), container) {
-		return 0, fmt.Errorf("container %s is not valid for pod %s; choose one of: %v", container, p.Name, containerNames(p))
+	if !slices.Contains(pod.ContainerNames(p), container) {
+		return 0, fmt.Errorf("container %s is not valid for pod %s; choose one of: %v", container, p.Name, pod.ContainerNames(p))
 	}
 	req := pod.ExecRequest{Container: container, Command: command, Stdout: os.Stdout, Stderr: os.Stderr}
 	if stdin {

@@ -30,6 +30,7 @@ import (
 	"podd/api/objects"
 	"podd/api/podlogs"
 	"podd/api/rest"
+	"podd/internal/refusal"
 	"podd/pod/native"
 )
 
@@ -161,7 +162,7 @@ func (a *agent) otherPaths(kinds []rest.Kind) http.Handler {
 			verb = strings.ToLower(r.Method)
 		}
 		if err := auth.Allowed(r.Context(), auth.Attributes{Verb: verb, Path: r.URL.Path}); err != nil {
-			auth.Refuse(w, err)
+			refusal.Write(w, err)
 			return
 		}
 		mux.ServeHTTP(w, r)
@@ -261,7 +262,7 @@ func (k *kube) serveTLS(ctx context.Context, l net.Listener, h http.Handler, log
 			u, known := auth.UserOf(r.Context())
 			return u.Name, known
 		},
-		Refuse: func(w http.ResponseWriter, why string) { auth.Refuse(w, apierrors.NewTooManyRequests(why, 1)) },
+		Refuse: func(w http.ResponseWriter, why string) { refusal.Write(w, apierrors.NewTooManyRequests(why, 1)) },
 	}
 	server := &http.Server{
 		Handler: k.auth.Handler(limits.Handler(h)), TLSConfig: k.auth.TLS(), ConnContext: limits.Context,

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"podd/pod"
+
 	"github.com/spf13/cobra"
 	v1 "k8s.io/api/core/v1"
 )
@@ -71,13 +73,13 @@ func (o *logsOptions) run(ctx context.Context, arg string, out io.Writer) error 
 	}
 	if !o.all {
 		name := o.containerName(p)
-		if !slices.Contains(containerNames(p), name) {
-			return fmt.Errorf("container %s is not valid for pod %s; choose one of: %v", name, p.Name, containerNames(p))
+		if !slices.Contains(pod.ContainerNames(p), name) {
+			return fmt.Errorf("container %s is not valid for pod %s; choose one of: %v", name, p.Name, pod.ContainerNames(p))
 		}
 		return o.one(ctx, p, name, q, out)
 	}
 	if !o.follow {
-		for _, name := range containerNames(p) {
+		for _, name := range pod.ContainerNames(p) {
 			if err := o.one(ctx, p, name, q, out); err != nil {
 				return err
 			}
@@ -86,7 +88,7 @@ func (o *logsOptions) run(ctx context.Context, arg string, out io.Writer) error 
 	}
 	var readers sync.WaitGroup
 	shared := &lockedWriter{w: out}
-	for _, name := range containerNames(p) {
+	for _, name := range pod.ContainerNames(p) {
 		// Ends with the container or with the command.
 		readers.Go(func() {
 			if err := o.one(ctx, p, name, q, shared); err != nil && ctx.Err() == nil {
