@@ -129,22 +129,9 @@ func (b *bench) kube(ctx context.Context) error {
 	if err := pause(ctx, 5*time.Second); err != nil {
 		return err
 	}
-	progress("50 idle pods and 20 watches for %v", window)
-	before, err := b.cpu("")
-	if err != nil {
+	if err := b.idle(ctx, "50 idle pods and 20 watches", window); err != nil {
 		return err
 	}
-	if err := pause(ctx, window); err != nil {
-		return err
-	}
-	after, err := b.cpu("")
-	if err != nil {
-		return err
-	}
-	b.add(Figure{
-		What: "50 idle pods and 20 watches", Unit: "CPU-s/min", Runs: 1, Budget: number(0.1),
-		Median: (after - before).Seconds() * float64(time.Minute) / float64(window), Note: fmt.Sprintf("of %v", window),
-	})
 	if err := b.agentMemory("agent's memory with 50 pods and 20 watches", 35); err != nil {
 		return err
 	}

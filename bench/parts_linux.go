@@ -64,6 +64,27 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
+// idle tells what the agent and all pods use while nothing happens.
+func (b *bench) idle(ctx context.Context, what string, window time.Duration) error {
+	progress("%s for %v", what, window)
+	before, err := b.cpu("")
+	if err != nil {
+		return err
+	}
+	if err := pause(ctx, window); err != nil {
+		return err
+	}
+	after, err := b.cpu("")
+	if err != nil {
+		return err
+	}
+	b.add(Figure{
+		What: what, Unit: "CPU-s/min", Runs: 1, Budget: number(0.1),
+		Median: (after - before).Seconds() * float64(time.Minute) / float64(window), Note: fmt.Sprintf("of %v", window),
+	})
+	return nil
+}
+
 func names(prefix string, n int) (all, started []string) {
 	for i := range n {
 		name := prefix + strconv.Itoa(i)
@@ -270,22 +291,9 @@ func (b *bench) many(ctx context.Context) error {
 		return err
 	}
 	window := time.Duration(b.runs(30, 10)) * time.Second
-	progress("50 idle pods for %v", window)
-	before, err := b.cpu("")
-	if err != nil {
+	if err := b.idle(ctx, "50 idle pods without probes", window); err != nil {
 		return err
 	}
-	if err := pause(ctx, window); err != nil {
-		return err
-	}
-	after, err := b.cpu("")
-	if err != nil {
-		return err
-	}
-	b.add(Figure{
-		What: "50 idle pods without probes", Unit: "CPU-s/min", Runs: 1, Budget: number(0.1),
-		Median: (after - before).Seconds() * float64(time.Minute/window), Note: fmt.Sprintf("of %v", window),
-	})
 	if err := b.agentMemory("agent's memory with 50 pods", 30); err != nil {
 		return err
 	}

@@ -15,6 +15,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"podd/internal/atomicfile"
+
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
 )
@@ -161,7 +163,7 @@ func (s *Store) fetchBlob(ctx context.Context, d v1.Descriptor, open opener, arr
 	if err := os.Rename(f.Name(), s.blobFile(d.Digest)); err != nil {
 		return fmt.Errorf("cannot keep blob %s: %w", d.Digest, err)
 	}
-	return syncDir(s.blobDir())
+	return atomicfile.SyncDir(s.blobDir())
 }
 
 // openDownload opens the file of a blob under way, at its beginning, and owns it
@@ -282,15 +284,6 @@ func (s *Store) pause(ctx context.Context, failures int, cause error) error {
 }
 
 const retryBase = 250 * time.Millisecond
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
-}
 
 func exists(path string) bool {
 	_, err := os.Lstat(path)

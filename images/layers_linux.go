@@ -391,7 +391,7 @@ func (s *Store) keepLayers(st state, layers []newLayer) error {
 	if len(known) == len(st.unpacked) {
 		return nil
 	}
-	if err := syncDir(s.layers); err != nil {
+	if err := atomicfile.SyncDir(s.layers); err != nil {
 		return err
 	}
 	return s.writeLayers(known, next)

@@ -127,25 +127,30 @@ func (m *meter) watch(label string, report func(Progress)) (stop func()) {
 	if report == nil {
 		return func() {}
 	}
+	return every(200*time.Millisecond, func() { report(m.read(label)) })
+}
+
+// every calls report at each interval until stop is called, and then once more.
+func every(interval time.Duration, report func()) (stop func()) {
 	quit, done := make(chan struct{}), make(chan struct{})
 	// Started here, ended by stop; owns nothing.
 	go func() {
 		defer close(done)
-		tick := time.NewTicker(200 * time.Millisecond)
+		tick := time.NewTicker(interval)
 		defer tick.Stop()
 		for {
 			select {
 			case <-quit:
 				return
 			case <-tick.C:
-				report(m.read(label))
+				report()
 			}
 		}
 	}()
 	return func() {
 		close(quit)
 		<-done
-		report(m.read(label))
+		report()
 	}
 }
 

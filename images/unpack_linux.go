@@ -281,31 +281,11 @@ func layerMount(dir string) (*os.File, error) {
 // watchOffset reports how far a file that is shared with another process was
 // read, until stop is called.
 func watchOffset(file *os.File, progress func(int64)) (stop func()) {
-	quit, done := make(chan struct{}), make(chan struct{})
-	report := func() {
+	return every(100*time.Millisecond, func() {
 		if offset, err := file.Seek(0, io.SeekCurrent); err == nil {
 			progress(offset)
 		}
-	}
-	// Started by unpackLayer, ended by stop; owns nothing.
-	go func() {
-		defer close(done)
-		tick := time.NewTicker(100 * time.Millisecond)
-		defer tick.Stop()
-		for {
-			select {
-			case <-quit:
-				return
-			case <-tick.C:
-				report()
-			}
-		}
-	}()
-	return func() {
-		close(quit)
-		<-done
-		report()
-	}
+	})
 }
 
 // limitedBuffer keeps the beginning of what is written to it.

@@ -23,6 +23,21 @@ import (
 	"podd/internal/testimage"
 )
 
+// layerDir makes an empty directory for a layer in a workplace.
+func layerDir(t *testing.T, s *Store) (*workplace, string) {
+	t.Helper()
+	work, err := s.newWorkplace()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(work.close)
+	dir := filepath.Join(work.dir, "layer")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return work, dir
+}
+
 // unpackHere unpacks a layer's file as a pull does, in the process of its own,
 // and returns the layer's directory.
 func unpackHere(t *testing.T, s *Store, file []byte) (string, unpacked, error) {
@@ -36,15 +51,7 @@ func unpackHere(t *testing.T, s *Store, file []byte) (string, unpacked, error) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	work, err := s.newWorkplace()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(work.close)
-	dir := filepath.Join(work.dir, "layer")
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	work, dir := layerDir(t, s)
 	result, err := s.unpackLayer(t.Context(), f, "", dir, work.lock, func(int64) {})
 	return dir, result, err
 }
@@ -453,15 +460,7 @@ func TestUnpackerSeesNothingOfTheHost(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer w.Close()
-	work, err := s.newWorkplace()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(work.close)
-	dir := filepath.Join(work.dir, "layer")
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	work, dir := layerDir(t, s)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() {

@@ -28,7 +28,7 @@ func Write(path string, data []byte, mode os.FileMode) error {
 		err = os.Rename(f.Name(), path)
 	}
 	if err == nil {
-		err = syncDir(dir)
+		err = SyncDir(dir)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot replace %s: %w", path, err)
@@ -46,7 +46,8 @@ func writeAndSync(f *os.File, data []byte, mode os.FileMode) error {
 	return f.Sync()
 }
 
-func syncDir(dir string) error {
+// SyncDir waits until the names in a directory are on the disk.
+func SyncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
@@ -63,7 +64,7 @@ func Remove(path string) error {
 		return nil
 	}
 	if err == nil {
-		err = syncDir(filepath.Dir(path))
+		err = SyncDir(filepath.Dir(path))
 	}
 	if err != nil {
 		return fmt.Errorf("cannot remove %s: %w", path, err)
@@ -87,7 +88,7 @@ func MkdirAll(path string, mode os.FileMode) error {
 	if err := os.Mkdir(path, mode); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("cannot make directory %s: %w", path, err)
 	}
-	if err := syncDir(above); err != nil {
+	if err := SyncDir(above); err != nil {
 		return fmt.Errorf("cannot make directory %s: %w", path, err)
 	}
 	return nil

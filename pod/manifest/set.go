@@ -38,16 +38,11 @@ type clash struct {
 	first pod.Origin
 }
 
-// combine makes one set of what several files hold. What is given twice is
-// taken from the first by path and line; what files still hold goes before
-// what is only kept, and all files of the user's before what the API keeps. The set is sorted by namespace and name.
+// combine makes one set of what several files hold. What is given twice is taken from
+// the first by [compareOrigins]. The set is sorted by namespace and name.
 func combine(all []loaded) (set []pod.Desired, clashes []clash) {
 	slices.SortStableFunc(all, func(a, b loaded) int {
-		if c := cmp.Or(compareBools(a.desired.Origin.API, b.desired.Origin.API), compareBools(a.kept, b.kept)); c != 0 {
-			return c
-		}
-		return cmp.Or(cmp.Compare(a.desired.Origin.File, b.desired.Origin.File),
-			cmp.Compare(a.desired.Origin.Line, b.desired.Origin.Line))
+		return compareOrigins(a.desired.Origin, b.desired.Origin, a.kept, b.kept)
 	})
 	first := map[pod.Key]pod.Origin{}
 	for _, l := range all {
@@ -64,6 +59,13 @@ func combine(all []loaded) (set []pod.Desired, clashes []clash) {
 		return cmp.Or(cmp.Compare(a.Key.Namespace, b.Key.Namespace), cmp.Compare(a.Key.Name, b.Key.Name))
 	})
 	return set, clashes
+}
+
+// compareOrigins says which of two versions of an object counts: the first by path and
+// line, but what files still hold before what is only kept, and all files of the user's
+// before what the API keeps.
+func compareOrigins(a, b pod.Origin, aKept, bKept bool) int {
+	return cmp.Or(compareBools(a.API, b.API), compareBools(aKept, bKept), cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line))
 }
 
 // compareBools puts false first.

@@ -25,11 +25,7 @@ type loadedSource struct {
 // combineSources is [combine] for the objects beside the pods.
 func combineSources(all []loadedSource) (set map[pod.SourceID]loadedSource, clashes []clash) {
 	slices.SortStableFunc(all, func(a, b loadedSource) int {
-		if c := cmp.Or(compareBools(a.source.Origin.API, b.source.Origin.API), compareBools(a.kept, b.kept)); c != 0 {
-			return c
-		}
-		return cmp.Or(cmp.Compare(a.source.Origin.File, b.source.Origin.File),
-			cmp.Compare(a.source.Origin.Line, b.source.Origin.Line))
+		return compareOrigins(a.source.Origin, b.source.Origin, a.kept, b.kept)
 	})
 	set = map[pod.SourceID]loadedSource{}
 	for _, l := range all {
