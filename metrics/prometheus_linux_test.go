@@ -13,12 +13,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"podd/internal/kerneltest"
+	"podd/internal/transcript"
 )
 
 // debianPrometheus returns a program of Debian's package, which .ci/prometheus
@@ -56,27 +56,9 @@ func TestPromtoolAcceptsAllButTheListedNames(t *testing.T) {
 	}
 }
 
-// logged is what a program writes, readable while it does.
-type logged struct {
-	mu   sync.Mutex
-	text bytes.Buffer // guarded by mu
-}
-
-func (l *logged) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *logged) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
-
 // startPrometheus runs Prometheus on the shipped configuration, with its port
 // replaced by the server's, until the test ends.
-func startPrometheus(t *testing.T, server *httptest.Server) (base string, log *logged) {
+func startPrometheus(t *testing.T, server *httptest.Server) (base string, log *transcript.T) {
 	t.Helper()
 	program := debianPrometheus(t, "prometheus")
 	config, err := os.ReadFile("../docs/prometheus.yml")
@@ -105,7 +87,7 @@ func startPrometheus(t *testing.T, server *httptest.Server) (base string, log *l
 	}
 	address := l.Addr().String()
 	l.Close()
-	log = &logged{}
+	log = &transcript.T{}
 	cmd := exec.Command(program, "--config.file="+file, "--storage.tsdb.path="+filepath.Join(dir, "data"),
 		"--web.listen-address="+address, "--log.level=debug")
 	cmd.Stdout, cmd.Stderr = log, log
@@ -158,7 +140,7 @@ func query(base, expression string) (values []string, err error) {
 	return values, err
 }
 
-func eventually(t *testing.T, log *logged, what string, ok func() error) {
+func eventually(t *testing.T, log *transcript.T, what string, ok func() error) {
 	t.Helper()
 	for deadline := time.Now().Add(60 * time.Second); ; time.Sleep(200 * time.Millisecond) {
 		err := ok()

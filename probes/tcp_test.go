@@ -38,8 +38,8 @@ func listen(tb testing.TB, serve func(net.Conn)) (addr string) {
 // waitForClose swallows what a client sends until it hangs up.
 func waitForClose(conn net.Conn) { io.Copy(io.Discard, conn) }
 
-// refusing returns an address that nobody listens on: its port is bound.
-func refusing(tb testing.TB) string {
+// bound returns a socket that has a port, and its address.
+func bound(tb testing.TB) (fd int, addr string) {
 	tb.Helper()
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -54,7 +54,14 @@ func refusing(tb testing.TB) string {
 		tb.Fatal(err)
 	}
 	in4 := name.(*unix.SockaddrInet4)
-	return (&net.TCPAddr{IP: in4.Addr[:], Port: in4.Port}).String()
+	return fd, (&net.TCPAddr{IP: in4.Addr[:], Port: in4.Port}).String()
+}
+
+// refusing returns an address that nobody listens on: its port is bound.
+func refusing(tb testing.TB) string {
+	tb.Helper()
+	_, addr := bound(tb)
+	return addr
 }
 
 func TestTCP(t *testing.T) {
@@ -80,23 +87,10 @@ func TestTCP(t *testing.T) {
 // that a connect gets no answer.
 func fullBacklog(tb testing.TB) string {
 	tb.Helper()
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() { unix.Close(fd) })
-	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
-		tb.Fatal(err)
-	}
+	fd, addr := bound(tb)
 	if err := unix.Listen(fd, 0); err != nil {
 		tb.Fatal(err)
 	}
-	name, err := unix.Getsockname(fd)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	in4 := name.(*unix.SockaddrInet4)
-	addr := (&net.TCPAddr{IP: in4.Addr[:], Port: in4.Port}).String()
 	for { // until one does not come through
 		conn, err := net.DialTimeout("tcp", addr, 300*time.Millisecond)
 		if err != nil {

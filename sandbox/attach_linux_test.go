@@ -7,37 +7,19 @@ import (
 	"io"
 	"os"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
+	"podd/internal/transcript"
 	"podd/sandbox/wire"
 )
 
 // clientOf attaches to a container in the background.
 type clientOf struct {
 	in       *io.PipeWriter // nil: no input
-	out, err output
+	out, err transcript.T
 	end      chan error
 	cancel   context.CancelFunc
-}
-
-// output is what a client saw, for a test that looks at it meanwhile.
-type output struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.String()
 }
 
 func (w *world) attach(s *Sandbox, id string, input bool, resize <-chan Size) *clientOf {

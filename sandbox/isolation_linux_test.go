@@ -151,22 +151,7 @@ func TestMountPointsSwappedDuringTheStart(t *testing.T) {
 	must(t, os.Symlink("../../../../../../../../../../tmp", filepath.Join(shared, "link")))
 	volume := t.TempDir()
 	must(t, os.WriteFile(filepath.Join(volume, "marker"), nil, 0o644))
-	stop := make(chan struct{})
-	var swapping sync.WaitGroup
-	swapping.Add(1)
-	go func() {
-		defer swapping.Done()
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-				unix.Renameat2(unix.AT_FDCWD, filepath.Join(shared, "target"), unix.AT_FDCWD, filepath.Join(shared, "link"), unix.RENAME_EXCHANGE)
-			}
-		}
-	}()
-	defer swapping.Wait()
-	defer close(stop)
+	defer kerneltest.Swap(t, filepath.Join(shared, "target"), filepath.Join(shared, "link"))()
 	for range 50 {
 		// The volume is found inside the container, wherever the link led.
 		r := w.request("/bin/sh", "-c", `i=0; while [ $i -lt 1000 ]; do for p in /shared/target /shared/link /tmp; do [ -e $p/marker ] && exit 0; done; i=$((i+1)); done; exit 1`)

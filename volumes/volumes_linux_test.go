@@ -7,10 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -405,15 +402,7 @@ func TestSubPathHoldsAgainstASwapWhileItIsResolved(t *testing.T) {
 	must(t, os.Symlink(outside, root+"/link"))
 	must(t, os.MkdirAll(outside+"/sub", 0o755))
 
-	var stop atomic.Bool
-	var swapper sync.WaitGroup
-	swapper.Go(func() { // until stop
-		for !stop.Load() {
-			unix.Renameat2(unix.AT_FDCWD, root+"/dir", unix.AT_FDCWD, root+"/link", unix.RENAME_EXCHANGE)
-			runtime.Gosched()
-		}
-	})
-	defer func() { stop.Store(true); swapper.Wait() }()
+	defer kerneltest.Swap(t, root+"/dir", root+"/link")()
 
 	var rootStat unix.Stat_t
 	must(t, unix.Stat(root, &rootStat))

@@ -1,43 +1,24 @@
 package runtimetest
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
 	"os"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
+	"podd/internal/transcript"
 	"podd/pod"
 )
 
 // attached is a client of "app" under way.
 type attached struct {
 	in    *os.File // nil: it has none
-	out   output
+	out   transcript.T
 	end   chan error
 	leave context.CancelFunc
-}
-
-// output is what a client saw.
-type output struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.String()
 }
 
 // attach makes a client that leaves with the part. stdin is its input; nil: it has

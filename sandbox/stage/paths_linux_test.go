@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -86,20 +85,7 @@ func TestRacingRenamesNeverLeadOut(t *testing.T) {
 	dir, root := rootOf(t)
 	os.MkdirAll(filepath.Join(dir, "vol/target"), 0o755)
 	os.Symlink("../../../../../../../../etc", filepath.Join(dir, "vol/link"))
-	stop := make(chan struct{})
-	var swapping sync.WaitGroup
-	swapping.Add(1)
-	go func() {
-		defer swapping.Done()
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-				unix.Renameat2(unix.AT_FDCWD, filepath.Join(dir, "vol/target"), unix.AT_FDCWD, filepath.Join(dir, "vol/link"), unix.RENAME_EXCHANGE)
-			}
-		}
-	}()
+	stop := kerneltest.Swap(t, filepath.Join(dir, "vol/target"), filepath.Join(dir, "vol/link"))
 	inside := 0
 	for range 1000 {
 		fd, err := target(root, "/vol/target/sub", true)
@@ -113,8 +99,7 @@ func TestRacingRenamesNeverLeadOut(t *testing.T) {
 		}
 		unix.Close(fd)
 	}
-	close(stop)
-	swapping.Wait()
+	stop()
 	if inside == 0 {
 		t.Error("no lookup succeeded, so nothing was shown")
 	}
