@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -18,8 +19,12 @@ import (
 // longer remembered: the reader lists again and goes on from there.
 var ErrTooOld = errors.New("the changes after this resource version are no longer kept")
 
-// changesKept is how many changes a slow reader may fall behind.
-const changesKept = 512
+const (
+	// changesKept is how many changes a slow reader may fall behind.
+	changesKept = 512
+	// gatherTime is how long [Board.Gather] waits for more: a pod starts in less.
+	gatherTime = 30 * time.Millisecond
+)
 
 // Board shows the latest snapshot of each pod. Workers set, everybody reads.
 // The pods it hands out are shared: readers must not change them.
@@ -29,6 +34,9 @@ type Board struct {
 	version uint64
 	changes []Change      // the newest, ascending versions without gaps
 	changed chan struct{} // closed and replaced at each change
+
+	gathered  chan struct{} // closed gatherTime after a change; nil: nobody waits for it
+	gathering bool          // the time runs
 }
 
 // Change is one step in the board's history.
@@ -92,6 +100,24 @@ func (b *Board) record(kind watch.EventType, p *v1.Pod) {
 	b.changes = append(b.changes, Change{Type: kind, Pod: p, Version: b.version})
 	close(b.changed)
 	b.changed = make(chan struct{})
+	if b.gathered != nil {
+		b.gather()
+	}
+}
+
+// gather lets the time run after which those are woken who wait for b.gathered.
+// b.mu is held.
+func (b *Board) gather() {
+	if b.gathering {
+		return
+	}
+	b.gathering = true
+	time.AfterFunc(gatherTime, func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		close(b.gathered)
+		b.gathered, b.gathering = nil, false
+	})
 }
 
 // Snapshot returns all pods, sorted by namespace and name, and the version
@@ -104,6 +130,13 @@ func (b *Board) Snapshot() ([]*v1.Pod, uint64) {
 		return compareKeys(Key{Namespace: x.Namespace, Name: x.Name}, Key{Namespace: y.Namespace, Name: y.Name})
 	})
 	return pods, b.version
+}
+
+// Version is that of the newest change.
+func (b *Board) Version() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.version
 }
 
 // Get returns one pod.
@@ -134,6 +167,27 @@ func (b *Board) Changes(ctx context.Context, after uint64) ([]Change, error) {
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
+	}
+}
+
+// Gather is [Board.Changes] for readers who are in no hurry: it returns a moment after
+// the first change, with all that has happened by then. A pod that starts changes again
+// and again, and needs the processors more than they do.
+func (b *Board) Gather(ctx context.Context, after uint64) ([]Change, error) {
+	b.mu.Lock()
+	if b.gathered == nil {
+		b.gathered = make(chan struct{})
+	}
+	if after != b.version {
+		b.gather()
+	}
+	gathered := b.gathered
+	b.mu.Unlock()
+	select {
+	case <-gathered:
+		return b.Changes(ctx, after)
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
 }
 

@@ -66,6 +66,40 @@ func TestBoardReadersWaitForTheNextChange(t *testing.T) {
 	})
 }
 
+func TestBoardGathersWhatFollowsClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := NewBoard()
+		version, began := b.Version(), time.Now()
+		go func() {
+			for _, phase := range []v1.PodPhase{v1.PodPending, v1.PodRunning, v1.PodSucceeded} {
+				time.Sleep(gatherTime / 4)
+				b.Set(snapshot("web", "u1", phase))
+			}
+			time.Sleep(gatherTime)
+			b.Set(snapshot("web", "u1", v1.PodFailed))
+		}()
+		for _, want := range []int{3, 1} {
+			changes, err := b.Gather(t.Context(), version)
+			if err != nil || len(changes) != want {
+				t.Fatalf("%d changes, %v; want %d", len(changes), err, want)
+			}
+			version = changes[want-1].Version
+		}
+		if took := time.Since(began); took != gatherTime/4*3+2*gatherTime {
+			t.Errorf("the last change was told after %v", took)
+		}
+		b.Set(snapshot("web", "u1", v1.PodRunning)) // nobody waits for it yet
+		if changes, err := b.Gather(t.Context(), version); err != nil || len(changes) != 1 || changes[0].Version != b.Version() {
+			t.Errorf("%v, %v", changes, err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if _, err := b.Gather(ctx, b.Version()); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v; want the context's error", err)
+		}
+	})
+}
+
 func TestBoardTellsReadersThatFellBehind(t *testing.T) {
 	b := NewBoard()
 	_, start := b.Snapshot()

@@ -184,6 +184,14 @@ func sameContent(o, old objects.Object) bool {
 // Persist keeps a change before it is made in the store, and has done what follows from
 // it. old is nil for a new object, o for one that goes. An error refuses the change.
 func (k *Keeper) Persist(old, o objects.Object) error {
+	err := k.persist(old, o)
+	if p, is := o.(*v1.Pod); is && old != nil && err == nil {
+		k.mirror.wrote(p, k.Board)
+	}
+	return err
+}
+
+func (k *Keeper) persist(old, o objects.Object) error {
 	was, _ := old.(*v1.Pod)
 	is, _ := o.(*v1.Pod)
 	switch {

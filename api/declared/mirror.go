@@ -2,11 +2,11 @@ package declared
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"os"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -27,6 +27,7 @@ type mirror struct {
 	wake chan struct{}
 
 	mu      sync.Mutex
+	waking  bool // wake is signalled soon
 	ended   []ended
 	sources []pod.Source
 	bound   claims.Bound
@@ -34,10 +35,18 @@ type mirror struct {
 	read    bool // bound was told: files were read
 	events  map[string]*v1.Event
 	forced  map[types.UID]bool // deleted at once, and not off the board yet
+	// written are the versions of the board that have in them what clients wrote.
+	written map[types.UID]uint64
+
+	upTo uint64 // the version up to which the board was shown; Run's own
 
 	complete     chan struct{} // closed once what files declare is in the store
 	completeOnce sync.Once
 }
+
+// gatherTime is how long what happens waits to be shown, so that a pod that starts does
+// not share the processors with what shows it. The board gathers as long.
+const gatherTime = 30 * time.Millisecond
 
 // ended is a pod that nothing is left of.
 type ended struct {
@@ -46,15 +55,27 @@ type ended struct {
 }
 
 func (m *mirror) init() {
-	m.wake, m.events, m.forced = make(chan struct{}, 1), map[string]*v1.Event{}, map[types.UID]bool{}
+	m.wake, m.events, m.forced, m.written = make(chan struct{}, 1), map[string]*v1.Event{}, map[types.UID]bool{}, map[types.UID]uint64{}
 	m.complete = make(chan struct{})
 }
 
-// tell changes what waits, and wakes Run.
+// tell changes what waits, and has Run woken a moment later.
 func (m *mirror) tell(change func()) {
 	m.mu.Lock()
-	change()
-	m.mu.Unlock()
+	defer m.mu.Unlock()
+	if change(); m.waking {
+		return
+	}
+	m.waking = true
+	time.AfterFunc(gatherTime, func() {
+		m.mu.Lock()
+		m.waking = false
+		m.mu.Unlock()
+		m.wakeNow()
+	})
+}
+
+func (m *mirror) wakeNow() {
 	select {
 	case m.wake <- struct{}{}:
 	default:
@@ -68,6 +89,27 @@ func (m *mirror) isForgotten(uid types.UID) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.forced[uid]
+}
+
+// wrote takes in that a client has changed a pod: older states on the board do not
+// have that in them, and are not shown any more.
+func (m *mirror) wrote(p *v1.Pod, b *pod.Board) {
+	shown, found := b.Get(keyOf(p))
+	if !found || shown.UID != p.UID {
+		return
+	}
+	if version, err := strconv.ParseUint(shown.ResourceVersion, 10, 64); err == nil {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.written[p.UID] = version
+	}
+}
+
+// overwritten says that a state on the board is older than what a client wrote.
+func (m *mirror) overwritten(c pod.Change) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return c.Version < m.written[c.Pod.UID]
 }
 
 // Ended takes in that nothing is left of a pod; see [pod.Config]. It returns at once.
@@ -131,49 +173,33 @@ const eventsMost = 5000
 func (k *Keeper) Run(ctx context.Context) {
 	var running sync.WaitGroup
 	defer running.Wait()
-	changes := make(chan []pod.Change)
-	running.Go(func() { k.follow(ctx, changes) })
+	version := k.Board.Version() // what comes after it wakes Run
+	running.Go(func() { k.follow(ctx, version) })
 	running.Go(func() { k.followNode(ctx) })
 	sweep := time.NewTicker(time.Minute)
 	defer sweep.Stop()
 	for {
+		k.showWaiting()
+		k.scheduleAll()
 		select {
 		case <-ctx.Done():
 			return
-		case some, known := <-changes:
-			if !known {
-				return
-			}
-			k.show(some)
 		case <-k.mirror.wake:
-			k.showWaiting()
 		case <-sweep.C:
 			k.forgetEvents(time.Now())
 		}
-		k.scheduleAll()
 	}
 }
 
-// follow hands on the changes of the board; nil: too many were missed. It ends with ctx.
-func (k *Keeper) follow(ctx context.Context, changes chan<- []pod.Change) {
-	_, version := k.Board.Snapshot()
-	var some []pod.Change // at first what happened before
-	for {
-		select {
-		case changes <- some:
-		case <-ctx.Done():
-			return
-		}
-		var err error
-		some, err = k.Board.Changes(ctx, version)
-		switch {
-		case errors.Is(err, pod.ErrTooOld):
-			_, version = k.Board.Snapshot()
-		case err != nil:
-			return
-		default:
+// follow wakes Run when the board has changed after a version. It ends with ctx.
+func (k *Keeper) follow(ctx context.Context, version uint64) {
+	for ctx.Err() == nil {
+		if some, err := k.Board.Gather(ctx, version); err == nil {
 			version = some[len(some)-1].Version
+		} else {
+			version = k.Board.Version()
 		}
+		k.mirror.wakeNow()
 	}
 }
 
@@ -191,34 +217,92 @@ func (k *Keeper) followNode(ctx context.Context) {
 	}
 }
 
-// show brings some changes of the board into the store; none: the whole board.
-func (k *Keeper) show(some []pod.Change) {
-	if some == nil {
+// showChanges brings what has changed on the board into the store.
+func (k *Keeper) showChanges() {
+	if k.mirror.upTo == k.Board.Version() {
+		return
+	}
+	some, err := k.Board.Changes(k.ctx, k.mirror.upTo)
+	if err != nil { // too much has happened
 		k.showBoard()
 		return
 	}
-	last := map[pod.Key]pod.Change{} // of each pod
-	for _, c := range some {
-		if c.Type == watch.Deleted {
+	k.mirror.upTo = some[len(some)-1].Version
+	for _, c := range stages(some) {
+		switch {
+		case c.Type == watch.Deleted:
 			k.off(c.Pod)
-		}
-		last[keyOf(c.Pod)] = c
-	}
-	for _, c := range last {
-		if c.Type != watch.Deleted {
+		case !k.mirror.overwritten(c):
 			k.showPod(c.Pod)
 		}
 	}
 }
 
+// stages leaves out the states of a pod after which another one comes that tells as
+// much.
+func stages(some []pod.Change) []pod.Change {
+	next := map[pod.Key]pod.Change{} // of each pod, what comes after the change looked at
+	var kept []pod.Change
+	for _, c := range slices.Backward(some) {
+		key := keyOf(c.Pod)
+		after, found := next[key]
+		if next[key] = c; !found || c.Type == watch.Deleted || after.Type == watch.Deleted || !sameStage(c.Pod, after.Pod) {
+			kept = append(kept, c)
+		}
+	}
+	slices.Reverse(kept)
+	return kept
+}
+
+// sameStage says that whoever watches a pod misses nothing when of two states, one
+// close on the other, only the latter is shown.
+func sameStage(a, b *v1.Pod) bool {
+	return a.UID == b.UID && a.Status.Phase == b.Status.Phase && a.DeletionTimestamp.Equal(b.DeletionTimestamp) &&
+		readiness(a) == readiness(b) && slices.EqualFunc(containerStatuses(a), containerStatuses(b), func(x, y v1.ContainerStatus) bool {
+		return x.Name == y.Name && x.RestartCount == y.RestartCount && x.Ready == y.Ready && stateOf(x) == stateOf(y)
+	})
+}
+
+// containerStatuses are those of all containers.
+func containerStatuses(p *v1.Pod) []v1.ContainerStatus {
+	return slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses, p.Status.EphemeralContainerStatuses)
+}
+
+// stateOf is what a container does: it runs, it has ended, or why it waits.
+func stateOf(c v1.ContainerStatus) string {
+	switch {
+	case c.State.Running != nil:
+		return "running"
+	case c.State.Terminated != nil:
+		return "terminated"
+	case c.State.Waiting != nil:
+		return c.State.Waiting.Reason
+	}
+	return ""
+}
+
+// readiness is the status of the condition Ready.
+func readiness(p *v1.Pod) v1.ConditionStatus {
+	for _, c := range p.Status.Conditions {
+		if c.Type == v1.PodReady {
+			return c.Status
+		}
+	}
+	return ""
+}
+
 // showBoard brings the whole board into the store.
 func (k *Keeper) showBoard() {
-	pods, _ := k.Board.Snapshot()
+	pods, version := k.Board.Snapshot()
+	k.mirror.upTo = version
 	shown := map[types.UID]bool{}
 	for _, p := range pods {
 		shown[p.UID] = true
 		k.showPod(p)
 	}
+	k.mirror.mu.Lock()
+	maps.DeleteFunc(k.mirror.written, func(uid types.UID, _ uint64) bool { return !shown[uid] })
+	k.mirror.mu.Unlock()
 	stored, _ := k.Store.List(podResource, "")
 	for _, o := range stored {
 		if p := o.(*v1.Pod); DeclaredIn(p) != "" && !shown[p.UID] {
@@ -275,6 +359,7 @@ func (k *Keeper) showPod(p *v1.Pod) {
 func (k *Keeper) off(p *v1.Pod) {
 	k.mirror.mu.Lock()
 	delete(k.mirror.forced, p.UID)
+	delete(k.mirror.written, p.UID)
 	k.mirror.mu.Unlock()
 	k.update(podKey(keyOf(p)), func(old objects.Object) (objects.Object, error) {
 		if was, _ := old.(*v1.Pod); was == nil || was.UID != p.UID || DeclaredIn(was) == "" {
@@ -330,10 +415,7 @@ func (k *Keeper) showWaiting() {
 	gone, sources, bound, events, changed, read := m.ended, m.sources, m.bound, m.events, m.changed, m.read
 	m.ended, m.changed, m.events = nil, false, map[string]*v1.Event{}
 	m.mu.Unlock()
-	if len(gone) > 0 {
-		// Its last state comes first.
-		k.showBoard()
-	}
+	k.showChanges() // the last state of what is gone comes before its end
 	for _, e := range gone {
 		k.finish(e)
 	}
@@ -472,10 +554,12 @@ func mirrored(uid types.UID, where string, o, old objects.Object) objects.Object
 func (k *Keeper) showEvent(e *v1.Event) {
 	key := objects.Key{Resource: eventResource, Namespace: e.Namespace, Name: e.Name}
 	k.update(key, func(old objects.Object) (objects.Object, error) {
-		is := e.DeepCopy()
-		is.TypeMeta, is.UID = metav1.TypeMeta{}, uuid.NewUUID()
+		is := new(*e) // nobody changes what is in it
+		is.TypeMeta = metav1.TypeMeta{}
 		if old != nil {
 			is.UID = old.GetUID()
+		} else {
+			is.UID = uuid.NewUUID()
 		}
 		return is, nil
 	})

@@ -414,13 +414,14 @@ func (a *agent) watchFirewalls(ctx context.Context) {
 func (a *agent) giveMemoryBack(ctx context.Context) {
 	const quiet, latest = 3 * time.Second, time.Minute
 	for ctx.Err() == nil {
-		for began := time.Now(); time.Since(began) < latest; {
-			_, version := a.board.Snapshot()
-			wait, cancel := context.WithTimeout(ctx, quiet)
-			_, err := a.board.Changes(wait, version)
-			cancel()
-			if errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
-				break
+		began, changed, version := time.Now(), time.Now(), a.board.Version()
+		for ctx.Err() == nil && time.Since(changed) < quiet && time.Since(began) < latest {
+			select {
+			case <-time.After(quiet / 3):
+			case <-ctx.Done():
+			}
+			if now := a.board.Version(); now != version {
+				version, changed = now, time.Now()
 			}
 		}
 		debug.FreeOSMemory()
@@ -428,10 +429,10 @@ func (a *agent) giveMemoryBack(ctx context.Context) {
 			a.log.V(1).Info("the program's pages stay mapped", "error", err.Error())
 		}
 		asked := a.kube.asked.Load()
-		_, version := a.board.Snapshot()
+		version = a.board.Version()
 		for idle := true; idle && ctx.Err() == nil; {
 			wait, cancel := context.WithTimeout(ctx, latest)
-			_, err := a.board.Changes(wait, version)
+			_, err := a.board.Gather(wait, version)
 			cancel()
 			idle = errors.Is(err, context.DeadlineExceeded) && a.kube.asked.Load() == asked
 		}

@@ -79,7 +79,7 @@ func (a *agent) tellStatus(ctx context.Context) {
 		case <-ctx.Done():
 		}
 		wait, cancel := context.WithTimeout(ctx, seldom)
-		_, _ = a.board.Changes(wait, version) // whatever it says, it is time to look
+		_, _ = a.board.Gather(wait, version) // whatever it says, it is time to look
 		cancel()
 	}
 }
