@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path"
 	"strings"
+	"sync"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -224,8 +225,8 @@ func capabilityMask(names []string) uint64 {
 }
 
 // permittedCapabilities are those that can be given to containers: the bounding
-// set of this process. Some machines lack one or the other.
-func permittedCapabilities() uint64 {
+// set of this process, which nothing changes. Some machines lack one or the other.
+var permittedCapabilities = sync.OnceValue(func() uint64 {
 	mask := uint64(0)
 	for c := range capabilities {
 		if r, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, uintptr(c), 0, 0, 0); err == nil && r == 1 {
@@ -233,4 +234,4 @@ func permittedCapabilities() uint64 {
 		}
 	}
 	return mask
-}
+})
