@@ -30,8 +30,9 @@ type form struct {
 // negotiate chooses, of what an Accept header lists, the first in order of
 // preference that can be served. Nothing listed is JSON. protobuf says that there
 // is such a form.
-func negotiate(accept string, protobuf bool) (form, error) {
-	if strings.TrimSpace(accept) == "" {
+func negotiate(accept string, protobuf func() bool) (form, error) {
+	switch strings.TrimSpace(accept) {
+	case "", mediaJSON: // most often
 		return form{media: mediaJSON}, nil
 	}
 	for _, clause := range goautoneg.ParseAccept(accept) {
@@ -41,7 +42,7 @@ func negotiate(accept string, protobuf bool) (form, error) {
 			f.media = mediaJSON
 		case mediaJSON, mediaYAML:
 		case mediaProtobuf:
-			if !protobuf {
+			if !protobuf() {
 				continue
 			}
 		default:

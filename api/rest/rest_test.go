@@ -306,7 +306,7 @@ func TestTheAnswerHasTheFormThatWasAskedFor(t *testing.T) {
 		"application/json;as=Table":            "406",
 		"application/json;as=Foo;v=v1;g=other": "406",
 	} {
-		f, err := negotiate(accept, true)
+		f, err := negotiate(accept, func() bool { return true })
 		got := strings.TrimSpace(f.media + " " + f.as + " " + f.version)
 		if err != nil {
 			got = "406"
@@ -375,5 +375,46 @@ func TestWhoeverUsesADeprecatedKindIsWarned(t *testing.T) {
 	}
 	if got := do(t, s, "GET", configMapsPath, nil).header["Warning"]; got != nil {
 		t.Errorf("ConfigMaps: %q", got)
+	}
+}
+
+func TestTheTextOfAnObjectIsThatOfItsNewestVersion(t *testing.T) {
+	s := newServer(t, nil)
+	path := "/api/v1/namespaces/default/configmaps/a"
+	do(t, s, "POST", "/api/v1/namespaces/default/configmaps", `{"metadata":{"name":"a"},"data":{"k":"1"}}`).want(t, 201)
+	for _, value := range []string{"2", "3"} {
+		do(t, s, "PATCH", path, `{"data":{"k":"`+value+`"}}`, "Content-Type", "application/merge-patch+json").want(t, 200)
+		first := do(t, s, "GET", path, nil)
+		first.want(t, 200)
+		again := do(t, s, "GET", path, nil)
+		for _, want := range []string{`"kind":"ConfigMap"`, `"apiVersion":"v1"`, `"k":"` + value + `"`} {
+			if !strings.Contains(string(first.body), want) {
+				t.Errorf("without %s: %s", want, first.body)
+			}
+		}
+		if string(again.body) != string(first.body) {
+			t.Errorf("first %s\nthen %s", first.body, again.body)
+		}
+	}
+}
+
+func TestTextsAreFewAndNoneIsOfASecret(t *testing.T) {
+	s := newServer(t, nil)
+	for _, plural := range []string{"configmaps", "secrets"} {
+		for i := range textsMost + 5 {
+			path := "/api/v1/namespaces/default/" + plural
+			do(t, s, "POST", path, fmt.Sprintf(`{"metadata":{"name":"o%d"}}`, i)).want(t, 201)
+			do(t, s, "GET", fmt.Sprintf("%s/o%d", path, i), nil).want(t, 200)
+		}
+	}
+	do(t, s, "POST", "/api/v1/namespaces/default/configmaps", `{"metadata":{"name":"big"},"data":{"k":"`+strings.Repeat("x", textMost)+`"}}`).want(t, 201)
+	do(t, s, "GET", "/api/v1/namespaces/default/configmaps/big", nil).want(t, 200)
+	if len(s.texts.made) != textsMost {
+		t.Errorf("%d texts are kept", len(s.texts.made))
+	}
+	for o := range s.texts.made {
+		if m, is := o.(*v1.ConfigMap); !is || m.Name == "big" {
+			t.Errorf("kept: %T %s", o, o.GetName())
+		}
 	}
 }

@@ -81,6 +81,7 @@ type Server struct {
 	writes chan struct{} // one place for each request whose body was read
 	bodies bodies
 	fields patch.Fields
+	texts  texts
 
 	watchMu sync.Mutex
 	watches map[string]int // by client; the sum under ""
@@ -197,7 +198,7 @@ func (c *call) serve() error {
 	}
 	var err error
 	if c.sub == nil || c.sub.Handler == nil {
-		if c.form, err = negotiate(c.r.Header.Get("Accept"), c.kind.hasProtobuf()); err != nil {
+		if c.form, err = negotiate(c.r.Header.Get("Accept"), c.kind.hasProtobuf); err != nil {
 			return err
 		}
 	}
@@ -345,8 +346,24 @@ func (c *call) get() error {
 	if err != nil {
 		return err
 	}
-	return c.respond(http.StatusOK, o)
+	if !c.plain() || boolArg(c.args, "pretty") {
+		return c.respond(http.StatusOK, o)
+	}
+	return c.send(http.StatusOK, func(a *answer) error {
+		text, err := c.s.texts.of(c.kind, o)
+		if err != nil {
+			return err
+		}
+		if _, err := a.Write(text); err != nil {
+			return err
+		}
+		_, err = a.Write([]byte{'\n'})
+		return err
+	})
 }
+
+// plain says that objects are wanted as JSON, whole.
+func (c *call) plain() bool { return c.form.media == mediaJSON && c.form.as == "" }
 
 // warn adds a Warning header, once for each text, as long as no answer began.
 // Source: RFC 7234, section 5.5, and the limits of Kubernetes.

@@ -283,14 +283,30 @@ func (s *watchStream) send(event watch.EventType, o objects.Object) error {
 	case "PartialObjectMetadata", "PartialObjectMetadataList":
 		return s.write(event, partial(o, s.c.form.version))
 	}
+	if s.c.plain() && event != watch.Bookmark {
+		text, err := s.c.s.texts.of(s.c.kind, o)
+		if err != nil {
+			return err
+		}
+		return s.line(event, text)
+	}
 	return s.write(event, withKind(o, s.c.kind.GroupVersionKind()))
+}
+
+// line writes one event as a line of JSON.
+func (s *watchStream) line(event watch.EventType, object []byte) error {
+	s.frame.Reset()
+	s.frame.WriteString(`{"type":"` + string(event) + `","object":`)
+	s.frame.Write(object)
+	s.frame.WriteString("}\n")
+	return s.out()
 }
 
 // write writes one frame: a line of JSON, or a protobuf message after its
 // length in four bytes.
 func (s *watchStream) write(event watch.EventType, o runtime.Object) error {
-	s.frame.Reset()
 	if s.c.form.media == mediaProtobuf {
+		s.frame.Reset()
 		raw, err := protobufOf(o)
 		if err != nil {
 			return err
@@ -301,15 +317,17 @@ func (s *watchStream) write(event watch.EventType, o runtime.Object) error {
 		}
 		s.frame.Write(binary.BigEndian.AppendUint32(nil, uint32(len(message))))
 		s.frame.Write(message)
-	} else {
-		s.frame.WriteString(`{"type":"` + string(event) + `","object":`)
-		text, err := json.Marshal(o)
-		if err != nil {
-			return err
-		}
-		s.frame.Write(text)
-		s.frame.WriteString("}\n")
+		return s.out()
 	}
+	text, err := json.Marshal(o)
+	if err != nil {
+		return err
+	}
+	return s.line(event, text)
+}
+
+// out sends the frame.
+func (s *watchStream) out() error {
 	_, err := deadlineWriter{s.c.w}.Write(s.frame.Bytes())
 	if s.frame.Cap() > gzipFrom {
 		s.frame = bytes.Buffer{} // one big object must not stay for the life of the watch
