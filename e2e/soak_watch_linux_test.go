@@ -205,7 +205,7 @@ func TestFiftyWatchesMissNothing(t *testing.T) {
 			names = append(names, name)
 		}
 		for _, name := range names {
-			s.eventually(name+" runs", func() bool {
+			s.within(2*time.Minute, name+" runs", func() bool {
 				_, text := u.do(root, "GET", path+"/"+name, nil)
 				return strings.Contains(text, `"phase":"Running"`)
 			})
@@ -214,7 +214,7 @@ func TestFiftyWatchesMissNothing(t *testing.T) {
 			}
 		}
 		for _, name := range names {
-			s.eventually(name+" is gone", func() bool { status, _ := u.do(root, "GET", path+"/"+name, nil); return status == 404 })
+			s.within(2*time.Minute, name+" is gone", func() bool { status, _ := u.do(root, "GET", path+"/"+name, nil); return status == 404 })
 		}
 	}
 	turn()
