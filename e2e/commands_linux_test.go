@@ -136,16 +136,27 @@ func page(ts *testscript.TestScript, url string) (string, error) {
 	return string(data), err
 }
 
+// printed is what a command prints. A container that runs may not have written yet
+// what is asked for: the command is repeated until it succeeds and prints something.
+func printed(ts *testscript.TestScript, args []string) string {
+	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+		err := run(ts, args)
+		if text := strings.TrimSpace(ts.ReadFile("stdout")); err == nil && text != "" {
+			return text
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("%s: waited in vain for output: %v", strings.Join(args, " "), err)
+		}
+	}
+}
+
 // cmdNote is "note NAME podd ARG…", or kubectl: it remembers what the command printed, for
 // $NAME and same.
 func cmdNote(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 3 || args[1] != "podd" && args[1] != "kubectl" {
 		ts.Fatalf("usage: note NAME podd|kubectl ARG…")
 	}
-	if err := run(ts, args[1:]); err != nil {
-		ts.Fatalf("%s: %v", strings.Join(args[1:], " "), err)
-	}
-	value := strings.TrimSpace(ts.ReadFile("stdout"))
+	value := printed(ts, args[1:])
 	worldOf(ts).notes[args[0]] = value
 	ts.Setenv(args[0], value)
 }
@@ -156,10 +167,7 @@ func cmdSame(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) < 3 || args[1] != "podd" && args[1] != "kubectl" {
 		ts.Fatalf("usage: same NAME podd|kubectl ARG…")
 	}
-	if err := run(ts, args[1:]); err != nil {
-		ts.Fatalf("%s: %v", strings.Join(args[1:], " "), err)
-	}
-	was, is := worldOf(ts).notes[args[0]], strings.TrimSpace(ts.ReadFile("stdout"))
+	was, is := worldOf(ts).notes[args[0]], printed(ts, args[1:])
 	if (was == is) == neg {
 		ts.Fatalf("%s was noted as %q and is now %q", args[0], was, is)
 	}
