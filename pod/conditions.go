@@ -39,7 +39,7 @@ func (s reporter) conditions(status *v1.PodStatus, shown []v1.PodCondition) []v1
 		}
 	}
 	for _, c := range ours {
-		c.ObservedGeneration = s.pod.Generation
+		c.ObservedGeneration = s.generation
 		c.LastTransitionTime = seconds(s.now)
 		if old := condition(shown, c.Type); old != nil && old.Status == c.Status {
 			c.LastTransitionTime = old.LastTransitionTime

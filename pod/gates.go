@@ -39,7 +39,7 @@ func (s reporter) withGates(shown []v1.PodCondition) []v1.PodCondition {
 		if slices.Contains(open, string(gate.ConditionType)) && condition(now, gate.ConditionType) == nil {
 			now = append(now, v1.PodCondition{
 				Type: gate.ConditionType, Status: v1.ConditionTrue, Reason: reasonAnnotation,
-				LastTransitionTime: seconds(s.now), ObservedGeneration: s.pod.Generation,
+				LastTransitionTime: seconds(s.now), ObservedGeneration: s.generation,
 			})
 		}
 	}

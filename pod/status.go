@@ -44,8 +44,11 @@ func Status(d Desired, o Observed, n Node, shown []v1.PodCondition, now time.Tim
 		deadline := metav1.NewTime(e.Deadline.Truncate(time.Second))
 		grace := int64(e.Deadline.Sub(e.Since) / time.Second)
 		p.DeletionTimestamp, p.DeletionGracePeriodSeconds = &deadline, &grace
+		if !d.Origin.API {
+			p.Generation++ // as an API server counts a deletion
+		}
 	}
-	s := reporter{pod: d.Pod, o: o, now: now}
+	s := reporter{pod: d.Pod, o: o, now: now, generation: p.Generation}
 	p.Status = v1.PodStatus{
 		ObservedGeneration: p.Generation,
 		StartTime:          &started,
@@ -73,9 +76,10 @@ func Status(d Desired, o Observed, n Node, shown []v1.PodCondition, now time.Tim
 
 // reporter computes one snapshot.
 type reporter struct {
-	pod *v1.Pod
-	o   Observed
-	now time.Time
+	pod        *v1.Pod
+	o          Observed
+	now        time.Time
+	generation int64 // of the pod, as it is shown
 }
 
 // container is one container's status.

@@ -110,6 +110,18 @@ func TestTransitionTimeChangesOnlyWithTheStatus(t *testing.T) {
 	}
 }
 
+// A pod that is over a limit of its own is evicted for that, and for no disruption.
+// Source: Kubernetes docs, "Disruptions", pod disruption conditions.
+func TestAPodOverItsOwnLimitIsNoDisruptionsTarget(t *testing.T) {
+	d, o := runningPod()
+	o = Apply(o, PodFailed{At{at(21)}, "Evicted", "Usage of EmptyDir volume \"a\" exceeds the limit \"1Mi\". "})
+	o = Apply(o, ContainerExited{At: At{at(22)}, Container: "app", ID: "c1", ExitCode: 137})
+	p := Status(d, o, testNode, nil, at(23))
+	if p.Status.Reason != "Evicted" || condition(p.Status.Conditions, v1.DisruptionTarget) != nil {
+		t.Errorf("%+v", p.Status)
+	}
+}
+
 func TestForeignConditionsAndReadinessGates(t *testing.T) {
 	d, o := runningPod()
 	d.Pod.Spec.ReadinessGates = []v1.PodReadinessGate{{ConditionType: "example.com/open"}}

@@ -208,6 +208,77 @@ func TestAPodOfAFileIsReadAndNotChanged(t *testing.T) {
 	w.until("its ConfigMap is gone", func() bool { return w.do("GET", settings, nil).code == 404 })
 }
 
+// A file's pod too counts its deletion, and its status has seen it.
+func TestADeletedPodOfAFileCountsItsDeletion(t *testing.T) {
+	w := newWorld(t)
+	w.kernel.Deafen("app")
+	w.file("web.yaml", plainPod("web", "  terminationGracePeriodSeconds: 3600"))
+	before := w.ready("web")
+	deleted := w.as(w.do("DELETE", podsPath+"/web", nil), 200)
+	if deleted.Generation != before.Generation+1 {
+		t.Errorf("generation %d, it was %d", deleted.Generation, before.Generation)
+	}
+	w.until("its status has seen that", func() bool {
+		p := w.pod("web")
+		if p.Generation != deleted.Generation {
+			t.Fatalf("generation %d, want %d", p.Generation, deleted.Generation)
+		}
+		for _, c := range p.Status.Conditions {
+			if c.ObservedGeneration != p.Status.ObservedGeneration {
+				t.Errorf("%s has seen generation %d, the status %d", c.Type, c.ObservedGeneration, p.Status.ObservedGeneration)
+			}
+		}
+		return p.Status.ObservedGeneration == deleted.Generation
+	})
+	w.do("DELETE", podsPath+"/web?gracePeriodSeconds=0", nil)
+	w.until("another one is there", func() bool { p := w.pod("web"); return p != nil && p.UID != before.UID && p.Generation == 1 })
+}
+
+// Whoever asks learns from an evicted pod why it ends, and nothing of the one before from
+// the pod of a file that starts again.
+func TestAnEvictedPodIsADisruptionsTarget(t *testing.T) {
+	w := newWorld(t)
+	w.kernel.Deafen("app")
+	w.file("web.yaml", plainPod("file", "  terminationGracePeriodSeconds: 3600"))
+	w.do("POST", podsPath, plainPod("api", "  terminationGracePeriodSeconds: 3600"))
+	w.do("POST", podsPath, plainPod("waits", "  schedulingGates: [{name: example.com/gate}]\n  terminationGracePeriodSeconds: 3600"))
+	for _, name := range []string{"file", "api"} {
+		before := w.ready(name)
+		evict := func(query, more string) reply {
+			return w.do("POST", podsPath+"/"+name+"/eviction"+query, `{"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "`+name+`"}`+more+`}`)
+		}
+		evict("?dryRun=All", "")
+		evict("", `, "deleteOptions": {"preconditions": {"uid": "another"}}`)
+		if p := w.pod(name); conditionOf(p, v1.DisruptionTarget) != "" || p.DeletionTimestamp != nil {
+			t.Errorf("%s: not evicted, but %+v", name, p)
+		}
+		if r := evict("", ""); r.code != 201 {
+			t.Fatalf("%s: %d %s", name, r.code, r.body)
+		}
+		w.until(name+" ends and is no longer ready", func() bool {
+			p := w.pod(name)
+			if got := conditionOf(p, v1.DisruptionTarget); got != "True EvictionByEvictionAPI" {
+				t.Fatalf("%s: condition %q", name, got)
+			}
+			return p.DeletionTimestamp != nil && conditionOf(p, v1.PodReady) == "False PodTerminating"
+		})
+		for _, c := range w.pod(name).Status.Conditions {
+			if c.Type == v1.DisruptionTarget && (c.Message != "Eviction API: evicting" || c.LastTransitionTime.IsZero() || c.ObservedGeneration != before.Generation) {
+				t.Errorf("%s: %+v", name, c)
+			}
+		}
+		w.do("DELETE", podsPath+"/"+name+"?gracePeriodSeconds=0", nil)
+	}
+	w.until("another one is there", func() bool { return isReady(w.pod("file")) })
+	if got := conditionOf(w.pod("file"), v1.DisruptionTarget); got != "" {
+		t.Errorf("the pod that came back has the condition %s", got)
+	}
+	// One that never had a place goes at once.
+	if r := w.do("POST", podsPath+"/waits/eviction", `{"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "waits"}}`); r.code != 201 || w.pod("waits") != nil {
+		t.Errorf("%d %s", r.code, r.body)
+	}
+}
+
 func TestAFileHidesWhatTheAPIMade(t *testing.T) {
 	w := newWorld(t)
 	made := w.as(w.do("POST", podsPath, plainPod("web", "")), 201)

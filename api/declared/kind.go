@@ -2,6 +2,7 @@ package declared
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 
@@ -65,7 +66,7 @@ func (k *Keeper) Kind(logs podlogs.Config, remove func(objects.Key, *metav1.Dele
 			"binding":             {New: func() runtime.Object { return &v1.Binding{} }, Call: k.callBinding},
 			"eviction": {New: func() runtime.Object { return &policyv1.Eviction{} },
 				Call: func(ctx context.Context, o objects.Object, body runtime.Object, dryRun bool) (runtime.Object, error) {
-					return evict(ctx, asPod(o), body.(*policyv1.Eviction), dryRun, remove)
+					return k.evict(ctx, asPod(o), body.(*policyv1.Eviction), dryRun, remove)
 				}},
 			"log": {Handler: func(w http.ResponseWriter, r *http.Request, o objects.Object) { serveLog(w, r, asPod(o), logs) }},
 		},
@@ -186,7 +187,7 @@ func succeeded() *metav1.Status {
 }
 
 // evict deletes a pod, as an eviction does where no disruption budget is in the way.
-func evict(ctx context.Context, p *v1.Pod, e *policyv1.Eviction, dryRun bool, remove func(objects.Key, *metav1.DeleteOptions) error) (runtime.Object, error) {
+func (k *Keeper) evict(ctx context.Context, p *v1.Pod, e *policyv1.Eviction, dryRun bool, remove func(objects.Key, *metav1.DeleteOptions) error) (runtime.Object, error) {
 	if e.Name != "" && e.Name != p.Name {
 		return nil, apierrors.NewBadRequest("name in URL does not match name in Eviction object")
 	}
@@ -203,10 +204,33 @@ func evict(ctx context.Context, p *v1.Pod, e *policyv1.Eviction, dryRun bool, re
 	if file := DeclaredIn(p); file != "" {
 		rest.Warn(ctx, comesBack(p, file))
 	}
+	if len(options.DryRun) == 0 {
+		if err := k.disrupt(p, "EvictionByEvictionAPI", "Eviction API: evicting"); err != nil {
+			return nil, err
+		}
+	}
 	if err := remove(podKey(keyOf(p)), options); err != nil {
 		return nil, err
 	}
 	return succeeded(), nil
+}
+
+// disrupt says in a pod's status why it is about to end.
+// Source: Kubernetes docs, "Disruptions", pod disruption conditions.
+func (k *Keeper) disrupt(p *v1.Pod, reason, message string) error {
+	_, err := k.Store.Update(podKey(keyOf(p)), func(old objects.Object) (objects.Object, error) {
+		was, _ := old.(*v1.Pod)
+		if was == nil || was.UID != p.UID {
+			return nil, apierrors.NewNotFound(podResource, p.Name)
+		}
+		is := was.DeepCopy()
+		setCondition(is, v1.DisruptionTarget, v1.ConditionTrue, reason, message)
+		if err := k.Persist(was, is); err != nil && !errors.Is(err, pod.ErrNotFound) {
+			return nil, err
+		}
+		return is, nil
+	})
+	return err
 }
 
 // serveLog serves the log of one of a pod's containers.

@@ -113,7 +113,12 @@ func (k *Keeper) placed() []*v1.Pod {
 
 // scheduled sets the condition PodScheduled.
 func scheduled(p *v1.Pod, status v1.ConditionStatus, reason, message string) {
-	c := v1.PodCondition{Type: v1.PodScheduled, Status: status, Reason: reason, Message: message,
+	setCondition(p, v1.PodScheduled, status, reason, message)
+}
+
+// setCondition sets a condition; one that keeps its status keeps its time.
+func setCondition(p *v1.Pod, kind v1.PodConditionType, status v1.ConditionStatus, reason, message string) {
+	c := v1.PodCondition{Type: kind, Status: status, Reason: reason, Message: message,
 		LastTransitionTime: metav1.NewTime(time.Now().Truncate(time.Second)), ObservedGeneration: p.Generation}
 	for i, old := range p.Status.Conditions {
 		if old.Type == c.Type {
