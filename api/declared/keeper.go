@@ -49,7 +49,9 @@ type Config struct {
 	// Namespace makes a namespace that is not there: what a file's object is in is
 	// there by itself. Nil: nobody does.
 	Namespace func(name string) error
-	Logger    logr.Logger
+	// EventsFile is where the newest events are kept for the next agent; empty: nowhere.
+	EventsFile string
+	Logger     logr.Logger
 }
 
 // Keeper keeps what is made through the API, and has it done.
@@ -192,6 +194,10 @@ func (k *Keeper) Persist(old, o objects.Object) error {
 }
 
 func (k *Keeper) persist(old, o objects.Object) error {
+	if _, is := o.(*v1.Event); is {
+		k.mirror.tellEvents() // a client's; it is in the store a moment later
+		return nil
+	}
 	was, _ := old.(*v1.Pod)
 	is, _ := o.(*v1.Pod)
 	switch {

@@ -330,7 +330,7 @@ func TestAPodWithoutAPlaceGetsOne(t *testing.T) {
 	gated.Spec.SchedulingGates = nil
 	w.as(w.do("PUT", podsPath+"/gated", gated), 200)
 	w.ready("gated")
-	told("gated", "Scheduled: Successfully assigned default/gated to node")
+	told("gated", "FailedScheduling: Scheduling is blocked due to non-empty scheduling gates, Scheduled: Successfully assigned default/gated to node")
 	w.as(w.do("POST", podsPath, plainPod("other", "  schedulerName: mine")), 201)
 	if r := w.do("POST", podsPath+"/other/binding", `{"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "other"}, "target": {"kind": "Node", "name": "node"}}`); r.code != 201 {
 		t.Errorf("bound: %d %s", r.code, r.body)

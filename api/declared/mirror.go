@@ -40,6 +40,7 @@ type mirror struct {
 
 	upTo uint64 // the version up to which the board was shown; Run's own
 
+	happened     chan struct{} // has one when events changed
 	complete     chan struct{} // closed once what files declare is in the store
 	completeOnce sync.Once
 }
@@ -56,7 +57,7 @@ type ended struct {
 
 func (m *mirror) init() {
 	m.wake, m.events, m.forced, m.written = make(chan struct{}, 1), map[string]*v1.Event{}, map[types.UID]bool{}, map[types.UID]uint64{}
-	m.complete = make(chan struct{})
+	m.happened, m.complete = make(chan struct{}, 1), make(chan struct{})
 }
 
 // tell changes what waits, and has Run woken a moment later.
@@ -176,6 +177,12 @@ func (k *Keeper) Run(ctx context.Context) {
 	version := k.Board.Version() // what comes after it wakes Run
 	running.Go(func() { k.follow(ctx, version) })
 	running.Go(func() { k.followNode(ctx) })
+	if k.EventsFile != "" {
+		if err := k.loadEvents(time.Now()); err != nil {
+			k.Logger.Info("events from before the agent's start are not shown", "reason", err.Error())
+		}
+		running.Go(func() { k.keepEvents(ctx) })
+	}
 	sweep := time.NewTicker(time.Minute)
 	defer sweep.Stop()
 	for {
@@ -427,6 +434,9 @@ func (k *Keeper) showWaiting() {
 	}
 	for _, name := range slices.Sorted(maps.Keys(events)) {
 		k.showEvent(events[name])
+	}
+	if len(events) > 0 {
+		m.tellEvents()
 	}
 }
 

@@ -66,7 +66,7 @@ func (w *world) startAgent() {
 	w.store, w.board = objects.New(), pod.NewBoard()
 	kinds := append(rest.Kinds(rest.KindOptions{Store: w.store}), TemplateKind())
 	files := OpenFiles(w.objects, nil)
-	config := Config{Files: files, Store: w.store, Board: w.board, Node: "node", Logger: logr.Discard()}
+	config := Config{Files: files, Store: w.store, Board: w.board, Node: "node", EventsFile: filepath.Join(w.objects, "..", "events.json"), Logger: logr.Discard()}
 	w.keeper = New(ctx, config)
 	events := &pod.EventStore{Tell: w.keeper.Event}
 	manager := pod.NewManager(pod.Config{Runtime: w.kernel, Store: w.records, Board: w.board, NodeName: "node",

@@ -77,6 +77,7 @@ func (a *agent) newKube(ctx context.Context, watchLogs func(dir string) (<-chan 
 	k.keeper = declared.New(ctx, declared.Config{
 		Files: declared.OpenFiles(objectsDir(a.rootDir), declared.Kept(kinds)),
 		Store: k.store, Board: a.board, Loader: a.watcher, Runner: a.manager, Node: a.facts.Name, Logger: log,
+		EventsFile: filepath.Join(a.runDir, "events.json"),
 	})
 	podLogs := podlogs.Config{Board: a.board, Dir: a.podLogsDir, Watch: watchLogs, Logger: log}
 	pods := k.keeper.Kind(podLogs, func(key objects.Key, o *metav1.DeleteOptions) error { return k.server.Delete(key, o) })
