@@ -15,10 +15,10 @@ import (
 	"path/filepath"
 	"time"
 
-	"podd/internal/atomicfile"
-
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
+
+	"podd/internal/atomicfile"
 )
 
 // maxDocument bounds manifests, indexes and image configurations.

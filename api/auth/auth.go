@@ -13,11 +13,11 @@ import (
 	"sync"
 	"time"
 
-	"podd/internal/refusal"
-
 	"github.com/go-logr/logr"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"podd/internal/refusal"
 )
 
 // Auth knows users and what they may do.

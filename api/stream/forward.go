@@ -14,13 +14,13 @@ import (
 	"sync"
 	"time"
 
-	"podd/internal/refusal"
-
 	"github.com/gorilla/websocket"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/portforward"
 	"k8s.io/streaming/pkg/httpstream"
 	"k8s.io/streaming/pkg/runtime"
+
+	"podd/internal/refusal"
 )
 
 // Dial connects to a port of the pod. Its error is told to the client.

@@ -91,8 +91,8 @@ func rawTerminal(redraw bool) (sizes <-chan pod.TerminalSize, restore func(), er
 // change at once, so that a program that runs already draws its screen again.
 func watchSize(fd int, redraw bool) (sizes <-chan pod.TerminalSize, stop func()) {
 	changed := make(chan os.Signal, 1)
+	changed <- unix.SIGWINCH // first: there is room for one, and nobody reads yet
 	signal.Notify(changed, unix.SIGWINCH)
-	changed <- unix.SIGWINCH
 	out := make(chan pod.TerminalSize)
 	done := make(chan struct{})
 	// Ends when stop is called.

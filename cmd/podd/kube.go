@@ -31,7 +31,6 @@ import (
 	"podd/api/podlogs"
 	"podd/api/rest"
 	"podd/internal/refusal"
-	"podd/pod/native"
 )
 
 // kube is the Kubernetes API of this node: the store, what keeps it true, and who
@@ -64,16 +63,15 @@ func (a *agent) newKube(ctx context.Context, watchLogs func(dir string) (<-chan 
 		}
 	}
 	k.auth = auth.New(k.pki, tokens, log)
-	m := native.NewMeter(a.runtime)
 	k.node = &node.Keeper{
 		Store: k.store, Facts: a.facts, Logger: log,
-		Look: func(context.Context) (node.Load, error) { return nodeLoad(m, a.rootDir) },
+		Look: func(context.Context) (node.Load, error) { return nodeLoad(a.meter, a.rootDir) },
 	}
 	toKubelet := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { k.kubelet.ServeHTTP(w, r) }) // which is made below
 	kinds := rest.Kinds(rest.KindOptions{Store: k.store, NodeProxy: node.Proxy(toKubelet, a.facts)})
 	kinds = append(kinds, declared.TemplateKind())
 	kinds = append(kinds, auth.Kinds()...)
-	kinds = append(kinds, node.Kinds(k.usage(a, m))...)
+	kinds = append(kinds, node.Kinds(k.usage(a))...)
 	k.keeper = declared.New(ctx, declared.Config{
 		Files: declared.OpenFiles(objectsDir(a.rootDir), declared.Kept(kinds)),
 		Store: k.store, Board: a.board, Loader: a.watcher, Runner: a.manager, Node: a.facts.Name, Logger: log,
@@ -171,7 +169,7 @@ func (a *agent) otherPaths(kinds []rest.Kind) http.Handler {
 }
 
 // usage measures pods and the machine for metrics.k8s.io.
-func (k *kube) usage(a *agent, m *native.Meter) *node.Meter {
+func (k *kube) usage(a *agent) *node.Meter {
 	return &node.Meter{
 		Node: a.facts.Name,
 		Labels: func() map[string]string {
@@ -181,13 +179,13 @@ func (k *kube) usage(a *agent, m *native.Meter) *node.Meter {
 			return nil
 		},
 		Machine: func(context.Context) (node.Sample, error) {
-			u, err := m.Machine()
+			u, err := a.meter.Machine()
 			return node.Sample{CPU: u.CPU, Memory: u.WorkingSetBytes}, err
 		},
 		Pods: func() []*v1.Pod { pods, _ := a.board.Snapshot(); return pods },
 		Pod: func(ctx context.Context, p *v1.Pod) map[string]node.Sample {
 			all := map[string]node.Sample{}
-			for name, u := range m.Usage(ctx, p).Containers {
+			for name, u := range a.meter.Usage(ctx, p).Containers {
 				all[name] = node.Sample{CPU: u.CPU.Usage, Memory: u.Memory.WorkingSet, Run: u.ID}
 			}
 			return all

@@ -10,10 +10,10 @@ import (
 	"sync"
 	"time"
 
-	"podd/pod"
-
 	"github.com/spf13/cobra"
 	v1 "k8s.io/api/core/v1"
+
+	"podd/pod"
 )
 
 type logsOptions struct {

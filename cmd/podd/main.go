@@ -3,7 +3,8 @@
 //	podd run --manifests DIR     the agent
 //	podd check FILES…            what is wrong with manifests
 //	podd diff FILES…             what they would do
-//	podd get | describe | why | logs | exec | debug | restart | down
+//	podd get | describe | why | logs | exec | attach | debug | restart | down
+//	podd export | secret seal | kubeconfig | doctor
 //	podd image load | pull | ls | rm | prune
 //
 // run.go shows all wiring of the agent.

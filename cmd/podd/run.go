@@ -306,7 +306,7 @@ func newAgent(ctx context.Context, o *runOptions, log logr.Logger) (*agent, erro
 		return nil, err
 	}
 	a.api = api.Config{
-		Board: a.board, Commands: a.manager,
+		Board: a.board, Commands: a.manager, Healthy: a.healthy,
 		Problems: a.problems, Mistakes: a.mistakes, Version: versionText(), Logger: log.WithName("api"),
 		Metrics: a.metrics(), Claims: a.claimObjects, Volumes: a.volumeObjects,
 	}
@@ -439,6 +439,20 @@ func (a *agent) giveMemoryBack(ctx context.Context) {
 	}
 }
 
+// healthPatience is how long whoever asks after the agent's health waits for it.
+const healthPatience = 2 * time.Second
+
+// healthy returns nil while the manager's loop answers; without it nothing that is
+// wanted is done.
+func (a *agent) healthy() error {
+	ctx, cancel := context.WithTimeout(context.Background(), healthPatience)
+	defer cancel()
+	if err := a.manager.Alive(ctx); err != nil {
+		return fmt.Errorf("the manager of pods does not answer: %w", err)
+	}
+	return nil
+}
+
 // problems are the lines about manifests that `podd get` shows.
 func (a *agent) problems() []string {
 	var lines []string
@@ -535,7 +549,8 @@ func lockDirectories(dirs ...string) (unlock func(), err error) {
 	}
 	for _, dir := range dirs {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return unlock, fmt.Errorf("cannot prepare %s: %w", dir, err)
+			unlock()
+			return nil, fmt.Errorf("cannot prepare %s: %w", dir, err)
 		}
 		f, err := os.OpenFile(filepath.Join(dir, "agent.lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
 		if err != nil {
