@@ -1,6 +1,7 @@
 package declared
 
 import (
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -137,6 +138,32 @@ func TestNamesOfClientsLeadNowhereElse(t *testing.T) {
 		}
 		if err := f.Remove(path); err == nil {
 			t.Errorf("%s was removed", path)
+		}
+	}
+}
+
+func TestASecretThatIsGoneIsForgotten(t *testing.T) {
+	w := newWorld(t)
+	before := w.store.Version()
+	const path = "/api/v1/namespaces/default/secrets"
+	w.as(w.do("POST", path, `{"metadata":{"name":"login","annotations":{"kubectl.kubernetes.io/last-applied-configuration":"xyzzy","kept":"yes"}},"stringData":{"password":"xyzzy"}}`), 201)
+	if r := w.do("GET", path+"/login", nil); !strings.Contains(string(r.body), "xyzzy") {
+		t.Errorf("while it is there: %s", r.body)
+	}
+	if r := w.do("DELETE", path+"/login", nil); r.code != 200 {
+		t.Fatalf("%d %s", r.code, r.body)
+	}
+	watch, err := w.store.Watch(t.Context(), schema.GroupResource{Resource: "secrets"}, "", before)
+	if err != nil {
+		t.Fatal(err)
+	}
+	events, err := watch.Next(t.Context())
+	if err != nil || len(events) != 2 {
+		t.Fatalf("%v, %v", events, err)
+	}
+	for _, e := range events {
+		if text := fmt.Sprintf("%s %+v", e.Object, e.Old); strings.Contains(text, "xyzzy") || e.Object.GetAnnotations()["kept"] != "yes" {
+			t.Errorf("%s: %s", e.Type, text)
 		}
 	}
 }

@@ -78,6 +78,7 @@ var (
 // New prepares a keeper whose work ends with ctx.
 func New(ctx context.Context, c Config) *Keeper {
 	k := &Keeper{Config: c, ctx: ctx}
+	k.Store.Forget = withoutSecret
 	k.mirror.init()
 	return k
 }

@@ -519,6 +519,20 @@ func objectOf(s pod.Source) (objects.Object, bool) {
 	return object, is
 }
 
+// withoutSecret is a Secret without what it holds, and anything else as it is: what the
+// store may remember of an object that is gone.
+func withoutSecret(o objects.Object) objects.Object {
+	s, is := o.(*v1.Secret)
+	if !is {
+		return o
+	}
+	s = objects.Shallow(s)
+	s.Data, s.StringData = nil, nil
+	s.Annotations = maps.Clone(s.Annotations)
+	delete(s.Annotations, v1.LastAppliedConfigAnnotation)
+	return s
+}
+
 // withBinding is a claim or a volume that the API made with what became of it.
 func withBinding(old, o objects.Object) objects.Object {
 	switch o := o.(type) {
@@ -539,9 +553,10 @@ func withBinding(old, o objects.Object) objects.Object {
 }
 
 // mirrored is an object of a file's as the store shows it: what is there keeps its UID
-// and its time as long as a file declares it.
+// and its time as long as a file declares it. It shares what it holds with o, so that
+// there is one copy of a Secret.
 func mirrored(uid types.UID, where string, o, old objects.Object) objects.Object {
-	is := o.DeepCopyObject().(objects.Object)
+	is := objects.Shallow(o)
 	is.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
 	annotations := maps.Clone(is.GetAnnotations())
 	if annotations == nil {

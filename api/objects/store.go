@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strconv"
 	"sync"
@@ -35,6 +36,15 @@ type Object interface {
 	metav1.Object
 }
 
+// Shallow returns a copy of what o points to that shares everything below the first
+// level: for an object that differs from another in its metadata.
+func Shallow[T any](o T) T {
+	from := reflect.ValueOf(o)
+	c := reflect.New(from.Type().Elem())
+	c.Elem().Set(from.Elem())
+	return c.Interface().(T)
+}
+
 // Key names one object. Namespace is "" where the resource has none.
 type Key struct {
 	Resource        schema.GroupResource
@@ -59,6 +69,11 @@ type Event struct {
 
 // Store holds all objects. The zero Store is not usable, see [New].
 type Store struct {
+	// Forget returns what the history may tell of an object that is gone: the same
+	// one, or a copy of it without what nobody is to find in memory. Set before use;
+	// nil: all of it.
+	Forget func(Object) Object
+
 	mu      sync.RWMutex
 	version uint64 // of the newest change
 	first   uint64 // the version the store began with
@@ -153,8 +168,8 @@ func (s *Store) ListAt(res schema.GroupResource, namespace string, version uint6
 // Calls for one key run one after the other; f may take its time and may read
 // the store, and may update other keys, but not its own.
 //
-// Update returns the object as it is stored now, or the last state of the one
-// it removed; nil if there was none.
+// Update returns the object as it is stored now, or what is remembered of the last
+// state of the one it removed, see Forget; nil if there was none.
 func (s *Store) Update(k Key, f func(Object) (Object, error)) (Object, error) {
 	defer s.lock(k)()
 	old, found := s.Get(k)
@@ -184,9 +199,12 @@ func (s *Store) Update(k Key, f func(Object) (Object, error)) (Object, error) {
 
 // commit makes updated, or nothing, of old, and remembers it.
 func (s *Store) commit(k Key, old, updated Object) Object {
-	gone := old
+	gone, last := old, old // last: what is remembered of the one that goes
 	if old != nil && (updated == nil || old.GetUID() != updated.GetUID()) {
-		gone = old.DeepCopyObject().(Object) // whoever has the last state keeps its version
+		if s.Forget != nil {
+			last = s.Forget(old)
+		}
+		gone = last.DeepCopyObject().(Object) // whoever has the last state keeps its version
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -197,7 +215,10 @@ func (s *Store) commit(k Key, old, updated Object) Object {
 	}
 	defer t.announce()
 	if gone != old {
-		s.record(t, Event{Type: watch.Deleted, Object: gone, Old: old})
+		if last != old {
+			t.forget(k, s.Forget)
+		}
+		s.record(t, Event{Type: watch.Deleted, Object: gone, Old: last})
 		old = nil
 	}
 	t.set(k.Namespace, k.Name, updated)
@@ -229,6 +250,19 @@ func (s *Store) record(t *table, e Event) {
 		t.changes = t.changes[drop:]
 	}
 	t.changes = append(t.changes, change{e, now})
+}
+
+// forget leaves of an object's history what f does. s.mu is held.
+func (t *table) forget(k Key, f func(Object) Object) {
+	for i := range t.changes {
+		e := &t.changes[i].Event
+		if e.Object.GetNamespace() != k.Namespace || e.Object.GetName() != k.Name {
+			continue
+		}
+		if e.Object = f(e.Object); e.Old != nil {
+			e.Old = f(e.Old)
+		}
+	}
 }
 
 // remembers tells whether every change of t after version is still known.

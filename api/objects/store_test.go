@@ -442,3 +442,48 @@ func BenchmarkGet(b *testing.B) {
 		s.Get(key("default", "pod-500"))
 	}
 }
+
+// What Forget takes away of an object that is gone is nowhere any more: not in its last
+// event, nor in those before, nor in the state that they lead back to.
+func TestWhatIsGoneIsForgotten(t *testing.T) {
+	s := New()
+	s.Forget = func(o Object) Object {
+		c := Shallow(o.(*v1.ConfigMap))
+		c.Data = nil
+		return c
+	}
+	put(t, s, "default", "other", "kept")
+	before := s.Version()
+	put(t, s, "default", "login", "first")
+	put(t, s, "default", "login", "second")
+	stored := s.Version()
+	seen, err := s.Watch(t.Context(), configMaps, "", before)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if events, err := seen.Next(t.Context()); err != nil || len(events) != 2 || events[1].Object.(*v1.ConfigMap).Data["v"] != "second" {
+		t.Errorf("while it is there: %v, %v", events, err)
+	}
+	if _, err := s.Update(key("default", "login"), func(Object) (Object, error) { return nil, nil }); err != nil {
+		t.Fatal(err)
+	}
+	late, err := s.Watch(t.Context(), configMaps, "", before)
+	if err != nil {
+		t.Fatal(err)
+	}
+	events, err := late.Next(t.Context())
+	if err != nil || len(events) != 3 || events[2].Type != watch.Deleted {
+		t.Fatalf("%v, %v", events, err)
+	}
+	for _, e := range events {
+		for _, o := range []Object{e.Object, e.Old} {
+			if c, is := o.(*v1.ConfigMap); is && (c.Name != "login" || c.Data != nil) {
+				t.Errorf("%s: %v is remembered", e.Type, c)
+			}
+		}
+	}
+	then, err := s.ListAt(configMaps, "", stored)
+	if err != nil || len(then) != 2 || then[0].(*v1.ConfigMap).Data != nil || then[1].(*v1.ConfigMap).Data["v"] != "kept" {
+		t.Errorf("the state of before: %v, %v", then, err)
+	}
+}

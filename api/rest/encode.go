@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"reflect"
 	"strconv"
 	"time"
 
@@ -102,17 +101,9 @@ func withKind(o runtime.Object, kind schema.GroupVersionKind) runtime.Object {
 	if o.GetObjectKind().GroupVersionKind() == kind {
 		return o
 	}
-	o = shallow(o)
+	o = objects.Shallow(o)
 	o.GetObjectKind().SetGroupVersionKind(kind)
 	return o
-}
-
-// shallow returns a copy that shares everything below the first level.
-func shallow[T any](o T) T {
-	from := reflect.ValueOf(o)
-	c := reflect.New(from.Type().Elem())
-	c.Elem().Set(from.Elem())
-	return c.Interface().(T)
 }
 
 // encode writes one object, which has its kind, in a media type.

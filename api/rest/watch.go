@@ -241,7 +241,7 @@ func (s *watchStream) event(e objects.Event, sel selector) error {
 		case now:
 			return s.send(watch.Added, o)
 		case before:
-			gone := shallow(old)
+			gone := objects.Shallow(old)
 			gone.SetResourceVersion(strconv.FormatUint(e.Version, 10))
 			return s.send(watch.Deleted, gone)
 		}

@@ -466,7 +466,7 @@ func (c *call) writer(options writeOptions) patch.Writer {
 // specChanged tells whether something changed that is neither metadata nor
 // status.
 func (k *Kind) specChanged(o, old objects.Object) bool {
-	o = shallow(o)
+	o = objects.Shallow(o)
 	*metaOf(o) = *metaOf(old)
 	if k.SetStatus != nil {
 		k.SetStatus(o, old)
