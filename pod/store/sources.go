@@ -99,6 +99,7 @@ func (s *Sources) write(sources []pod.Source, written map[string][sha256.Size]by
 		path, sum := filepath.Join(dir, sourceName(source)), sha256.Sum256(data)
 		wanted[path] = true
 		if written[path] == sum {
+			clear(data)
 			continue
 		}
 		err = os.MkdirAll(dir, 0o700)

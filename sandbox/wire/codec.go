@@ -49,9 +49,19 @@ func (c *codec) take(n int) []byte {
 	return b
 }
 
+// room returns buf with place for n more bytes. What it has outgrown is cleared:
+// variables may come from a Secret.
+func (c *codec) room(n int) []byte {
+	if old := c.buf; cap(old)-len(old) < n {
+		c.buf = append(make([]byte, 0, max(2*cap(old), len(old)+n)), old...)
+		clear(old)
+	}
+	return c.buf
+}
+
 func (c *codec) u32(v *uint32) {
 	if !c.decoding {
-		c.buf = binary.LittleEndian.AppendUint32(c.buf, *v)
+		c.buf = binary.LittleEndian.AppendUint32(c.room(4), *v)
 	} else if b := c.take(4); b != nil {
 		*v = binary.LittleEndian.Uint32(b)
 	}
@@ -59,7 +69,7 @@ func (c *codec) u32(v *uint32) {
 
 func (c *codec) u64(v *uint64) {
 	if !c.decoding {
-		c.buf = binary.LittleEndian.AppendUint64(c.buf, *v)
+		c.buf = binary.LittleEndian.AppendUint64(c.room(8), *v)
 	} else if b := c.take(8); b != nil {
 		*v = binary.LittleEndian.Uint64(b)
 	}
@@ -83,7 +93,7 @@ func (c *codec) bool(v *bool) {
 		if *v {
 			b = 1
 		}
-		c.buf = append(c.buf, b)
+		c.buf = append(c.room(1), b)
 	} else if b := c.take(1); b != nil {
 		*v = b[0] != 0
 	}
@@ -93,7 +103,7 @@ func (c *codec) bytes(v *[]byte) {
 	n := uint32(len(*v))
 	c.u32(&n)
 	if !c.decoding {
-		c.buf = append(c.buf, *v...)
+		c.buf = append(c.room(len(*v)), *v...)
 	} else if n > 0 {
 		if len(c.buf) == 0 {
 			c.err = ErrMalformed
@@ -107,7 +117,7 @@ func (c *codec) str(v *string) {
 	n := uint32(len(*v))
 	c.u32(&n)
 	if !c.decoding {
-		c.buf = append(c.buf, *v...)
+		c.buf = append(c.room(len(*v)), *v...)
 	} else if n > 0 {
 		if len(c.buf) == 0 {
 			c.err = ErrMalformed

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"reflect"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -180,5 +181,17 @@ func TestSealedFilesCannotBeChanged(t *testing.T) {
 	}
 	if b, err := ReadSealed(f); err != nil || string(b) != "content" {
 		t.Errorf("%q, %v", b, err)
+	}
+}
+
+// What a message has outgrown while it was written holds nothing of it any more.
+func TestMarshalLeavesNoCopies(t *testing.T) {
+	c := codec{buf: make([]byte, 0, 16)}
+	first := c.buf[:cap(c.buf)]
+	for _, text := range []string{"PASSWORD", "xyzzy", "plugh"} {
+		c.str(&text)
+	}
+	if len(c.buf) != 3*4+8+5+5 || strings.Trim(string(first), "\x00") != "" {
+		t.Errorf("%d bytes, and %q is left", len(c.buf), first)
 	}
 }
