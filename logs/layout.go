@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -41,23 +40,6 @@ func parseAttempt(name string) (attempt int, rest string, ok bool) {
 		return 0, "", false
 	}
 	return n, rest, true
-}
-
-// Attempts returns the attempts that have a log in dir, rotated ones included,
-// in ascending order. A directory that does not exist has none.
-func Attempts(dir string) ([]int, error) {
-	entries, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("cannot list logs: %w", err)
-	}
-	var attempts []int
-	for _, e := range entries {
-		if n, _, ok := parseAttempt(e.Name()); ok {
-			attempts = append(attempts, n)
-		}
-	}
-	slices.Sort(attempts)
-	return slices.Compact(attempts), nil
 }
 
 // Remove removes all log files of an attempt. None is no error.

@@ -96,13 +96,6 @@ func (s *EventStore) combine(e Event) Event {
 	return e
 }
 
-// EventFilter selects events; empty fields select all.
-type EventFilter struct {
-	Namespace string
-	Name      string // of the pod
-	UID       types.UID
-}
-
 // Record adds an event, or counts it once more.
 func (s *EventStore) Record(e Event) {
 	s.mu.Lock()
@@ -183,18 +176,14 @@ func (s *EventStore) shrink(now time.Time) {
 	}
 }
 
-// List returns the events that f selects and that are not older than an hour,
-// the longest ago first. The events are shared: readers must not change them.
-func (s *EventStore) List(f EventFilter, now time.Time) []*v1.Event {
+// List returns the events that are not older than an hour, the longest ago first. The
+// events are shared: readers must not change them.
+func (s *EventStore) List(now time.Time) []*v1.Event {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var found []*v1.Event
 	for _, e := range s.events {
-		about := e.InvolvedObject
-		if now.Sub(e.LastTimestamp.Time) < eventLifetime &&
-			(f.Namespace == "" || f.Namespace == about.Namespace) &&
-			(f.Name == "" || f.Name == about.Name) &&
-			(f.UID == "" || f.UID == about.UID) {
+		if now.Sub(e.LastTimestamp.Time) < eventLifetime {
 			found = append(found, e)
 		}
 	}

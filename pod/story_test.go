@@ -566,7 +566,7 @@ func exitLine(t *v1.ContainerStateTerminated) string {
 
 // tellEvents prints the events since the last time.
 func (w *world) tellEvents() {
-	for _, e := range w.events.List(pod.EventFilter{}, time.Now()) {
+	for _, e := range w.events.List(time.Now()) {
 		id := e.Name
 		if w.told[id] == e.Count {
 			continue

@@ -37,12 +37,7 @@ func kernelVersion() (seccomp.Kernel, error) {
 	if err := unix.Uname(&u); err != nil {
 		return seccomp.Kernel{}, fmt.Errorf("cannot tell the kernel's version: %w", err)
 	}
-	release := unix.ByteSliceToString(u.Release[:])
-	var k seccomp.Kernel
-	if _, err := fmt.Sscanf(release, "%d.%d", &k[0], &k[1]); err != nil {
-		return seccomp.Kernel{}, fmt.Errorf("cannot tell the kernel's version from %q: %w", release, err)
-	}
-	return k, nil
+	return seccomp.ParseKernel(unix.ByteSliceToString(u.Release[:]))
 }
 
 // hostDevices lists the device nodes below /dev for privileged containers, but

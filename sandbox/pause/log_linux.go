@@ -42,14 +42,6 @@ type logFile struct {
 	last     time.Time // stamp of the newest rotated file
 }
 
-func openLog(dir *os.File, name string, maxBytes int64, maxFiles int) (*logFile, error) {
-	l := &logFile{dir: dir, name: name, maxBytes: maxBytes, maxFiles: maxFiles}
-	if dir == nil {
-		return l, nil
-	}
-	return l, l.reopen()
-}
-
 // reopen opens the log by its name and goes on at its end.
 func (l *logFile) reopen() error {
 	fd, err := unix.Openat(rawFD(l.dir), l.name, unix.O_WRONLY|unix.O_APPEND|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o640)

@@ -18,6 +18,14 @@ var noon = time.Date(2026, 5, 4, 12, 0, 0, 123000000, time.UTC)
 
 const stamp = "2026-05-04T12:00:00.123Z"
 
+func openLog(dir *os.File, name string, maxBytes int64, maxFiles int) (*logFile, error) {
+	l := &logFile{dir: dir, name: name, maxBytes: maxBytes, maxFiles: maxFiles}
+	if dir == nil {
+		return l, nil
+	}
+	return l, l.reopen()
+}
+
 // entriesOf feeds a stream and returns its log with the time left out.
 func entriesOf(chunks ...string) string {
 	s := stream{tag: "stdout"}
