@@ -106,6 +106,49 @@ func TestAPodDeletedWithoutGraceIsGoneAtOnce(t *testing.T) {
 	}
 }
 
+// As on a cluster, the last that is seen of a pod says when it was deleted, also where
+// it goes at once.
+func TestAPodThatGoesAtOnceIsShownAsDeletedFirst(t *testing.T) {
+	w := newWorld(t)
+	w.do("POST", podsPath, plainPod("running", ""))
+	w.ready("running")
+	w.do("POST", podsPath, plainPod("waits", "  schedulingGates: [{name: example.com/gate}]"))
+	for name, query := range map[string]string{"running": "?gracePeriodSeconds=0", "waits": ""} {
+		changes, err := w.store.Watch(t.Context(), podResource, "default", w.store.Version())
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := w.pod(name)
+		deleted := w.as(w.do("DELETE", podsPath+"/"+name+query, nil), 200)
+		check := func(what string, m metav1.ObjectMeta) {
+			t.Helper()
+			if m.DeletionTimestamp == nil || m.DeletionGracePeriodSeconds == nil || *m.DeletionGracePeriodSeconds != 0 || m.Generation != before.Generation+1 {
+				t.Errorf("%s: %s: %+v", name, what, m)
+			}
+		}
+		check("answer", deleted.ObjectMeta)
+		var seen []string
+		for len(seen) == 0 || seen[len(seen)-1] != "DELETED" {
+			events, err := changes.Next(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, e := range events {
+				if p := e.Object.(*v1.Pod); p.Name == name && (e.Type == "DELETED" || p.DeletionTimestamp != nil) {
+					seen = append(seen, string(e.Type))
+					check(string(e.Type), p.ObjectMeta)
+				}
+			}
+		}
+		if len(seen) < 2 || seen[0] != "MODIFIED" {
+			t.Errorf("%s: seen: %v", name, seen)
+		}
+	}
+	if kept := w.keptPods(); len(kept) > 0 {
+		t.Errorf("kept: %v", kept)
+	}
+}
+
 func TestFinalizersKeepAPodOfWhichNothingRuns(t *testing.T) {
 	w := newWorld(t)
 	text := strings.Replace(plainPod("web", ""), "{name: web}", "{name: web, finalizers: [example.com/wait]}", 1)

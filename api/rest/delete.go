@@ -156,7 +156,7 @@ func (s *Server) delete(k *Kind, key objects.Key, options *metav1.DeleteOptions,
 				return nil, err
 			}
 		}
-		if gone = k.unfinalized(o); gone {
+		if gone = k.unfinalized(o); gone && k.Grace == nil {
 			return nil, nil
 		}
 		return o, nil
@@ -171,7 +171,20 @@ func (s *Server) delete(k *Kind, key objects.Key, options *metav1.DeleteOptions,
 		}
 		return o, gone, err
 	}
-	o, err = s.put(key, step)
+	if o, err = s.put(key, step); err != nil || !gone || k.Grace == nil {
+		return o, gone, err
+	}
+	// What could have had time to end is shown as deleted before it is gone.
+	last := o
+	o, err = s.put(key, func(now objects.Object) (objects.Object, error) {
+		if now == nil || now.GetUID() != last.GetUID() {
+			return now, nil
+		}
+		return nil, nil
+	})
+	if o == nil || o.GetUID() != last.GetUID() { // somebody else was quicker
+		o = last
+	}
 	return o, gone, err
 }
 

@@ -336,7 +336,8 @@ func TestGracefulDeletion(t *testing.T) {
 	}
 	do(t, s, "DELETE", path+"/web?gracePeriodSeconds=0", nil).want(t, 200, "kind", "Pod")
 	do(t, s, "GET", path+"/web", nil).wantStatus(t, 404, "NotFound", "")
-	w.want("MODIFIED web metadata.deletionGracePeriodSeconds=30", "MODIFIED web metadata.deletionGracePeriodSeconds=5", "DELETED web")
+	w.want("MODIFIED web metadata.deletionGracePeriodSeconds=30", "MODIFIED web metadata.deletionGracePeriodSeconds=5",
+		"MODIFIED web metadata.deletionGracePeriodSeconds=0", "DELETED web metadata.deletionGracePeriodSeconds=0")
 
 	do(t, s, "POST", path, `{"metadata":{"name":"web","finalizers":["example.com/hold"]}}`).want(t, 201)
 	do(t, s, "DELETE", path+"/web", nil).want(t, 200)
