@@ -5,9 +5,11 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"testing"
 	"time"
 
+	"podd/internal/kerneltest"
 	"podd/internal/testimage"
 )
 
@@ -78,4 +80,37 @@ spec:
 		}
 	}
 	s.until(`^free +2/2 +Running +0`, "get")
+}
+
+// What a user sees of a container whose volume leads into a file system that does not
+// answer, and that the end of its pod does not wait for that.
+func TestAStartThatAVolumeHoldsUpIsTold(t *testing.T) {
+	t.Parallel()
+	s := tell(t, []string{busyboxImage(t)})
+	dir := t.TempDir()
+	place := filepath.Join(dir, "silent")
+	if err := os.Mkdir(place, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	answer := kerneltest.Silence(t, place)
+	s.drop("web", `apiVersion: v1
+kind: Pod
+metadata: {name: web}
+spec:
+  volumes: [{name: data, hostPath: {path: `+dir+`}}]
+  containers:
+  - name: app
+    image: busybox:1.36
+    command: [sleep, "1000"]
+    volumeMounts: [{name: data, mountPath: /data, subPath: silent/x}]
+`)
+	held := regexp.QuoteMeta(filepath.Join(place, "x") + " has not answered for 3s; it is waited for")
+	s.until(`Warning +FailedMount .*MountVolume.SetUp failed for volume "data" : `+held, "describe", "web")
+	s.until(`app is not started yet: volume "data" does not answer\n +because `+held, "why", "web")
+	if w := containers(s.pod("web"))["app"].State.Waiting; w == nil || w.Reason != "ContainerCreating" || !regexp.MustCompile(held).MatchString(w.Message) {
+		t.Errorf("waiting: %+v", w)
+	}
+	s.remove("web")
+	s.eventually("nothing of the pod is left", func() bool { return s.things() == "" })
+	answer()
 }

@@ -3,7 +3,6 @@ package native
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,7 +10,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -27,27 +25,7 @@ func silentDir(t *testing.T) (dir string, answer func()) {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	return dir, silence(t, dir)
-}
-
-// silence mounts a file system whose server never answers: who looks at it stays in
-// the kernel until answer is called, and is told of an error then.
-func silence(t *testing.T, dir string) (answer func()) {
-	t.Helper()
-	kerneltest.Root(t)
-	server, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
-	kerneltest.Need(t, err == nil, "/dev/fuse")
-	options := fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", server.Fd())
-	if err := unix.Mount("podd-test", dir, "fuse", unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		server.Close()
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
-	return func() { server.Close() }
+	return dir, kerneltest.Silence(t, dir)
 }
 
 // A volume on a server that does not answer holds up nobody: not the set-up, which
@@ -108,7 +86,7 @@ func TestAStartThatAVolumeHoldsUpSaysSo(t *testing.T) {
 	r.slow = 200 * time.Millisecond
 	for name, hang := range map[string]func(t *testing.T, v *v1.HostPathVolumeSource, m *v1.VolumeMount) (place string, answer func()){
 		"since its set-up": func(t *testing.T, v *v1.HostPathVolumeSource, _ *v1.VolumeMount) (string, func()) {
-			return v.Path, silence(t, v.Path)
+			return v.Path, kerneltest.Silence(t, v.Path)
 		},
 		"below it": func(t *testing.T, v *v1.HostPathVolumeSource, m *v1.VolumeMount) (string, func()) {
 			dir, answer := silentDir(t)
