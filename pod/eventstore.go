@@ -11,6 +11,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/uuid"
 )
 
 // Event is something that happened to a pod, in the words of the kubelet.
@@ -35,14 +36,20 @@ const (
 // recorder does. The zero value is ready to use.
 type EventStore struct {
 	mu     sync.Mutex
-	events map[eventID]*v1.Event
+	events map[eventID]recorded
 	alike  map[alikeID]*alike
 	number uint64
 	// Source is shown as the events' host.
 	Source string
 	// Tell hears of each event as it is now, in order; nil: nobody wants to know. It
-	// must return at once, and not change the event.
+	// must return at once. Of the event it may set the resource version, nothing else.
 	Tell func(*v1.Event)
+}
+
+// recorded is an event, and which of all it was.
+type recorded struct {
+	*v1.Event
+	number uint64
 }
 
 // eventID is what makes two events the same.
@@ -101,7 +108,7 @@ func (s *EventStore) Record(e Event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.events == nil {
-		s.events = map[eventID]*v1.Event{}
+		s.events = map[eventID]recorded{}
 	}
 	s.number++
 	e = s.combine(e)
@@ -110,38 +117,37 @@ func (s *EventStore) Record(e Event) {
 		id.fieldPath, id.message = "", combinedPrefix // one for all of them, which shows the newest
 	}
 	if old, found := s.events[id]; found && e.At.Sub(old.LastTimestamp.Time) < eventLifetime {
-		again := old.DeepCopy()
-		again.Count++
-		again.Message, again.InvolvedObject.FieldPath = e.Message, e.FieldPath
-		again.LastTimestamp = metav1.NewTime(e.At)
-		again.ResourceVersion = fmt.Sprint(s.number)
-		s.events[id] = again
+		again := s.event(e, old.Name, old.Count+1)
+		again.UID, again.CreationTimestamp, again.FirstTimestamp = old.UID, old.CreationTimestamp, old.FirstTimestamp
+		s.events[id] = recorded{again, s.number}
 		s.tell(again)
 		return
 	}
-	s.events[id] = &v1.Event{
-		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Event"},
-		ObjectMeta: metav1.ObjectMeta{
-			Namespace:         e.Key.Namespace,
-			Name:              fmt.Sprintf("%s.%x", e.Key.Name, uint64(e.At.UnixNano())+s.number),
-			CreationTimestamp: metav1.NewTime(e.At),
-			ResourceVersion:   fmt.Sprint(s.number),
-		},
+	first := s.event(e, fmt.Sprintf("%s.%x", e.Key.Name, uint64(e.At.UnixNano())+s.number), 1)
+	first.UID = uuid.NewUUID()
+	s.events[id] = recorded{first, s.number}
+	s.tell(first)
+	if len(s.events) > eventsKept {
+		s.shrink(e.At)
+	}
+}
+
+// event is e as the API shows it when it has happened count times.
+func (s *EventStore) event(e Event, name string, count int32) *v1.Event {
+	at := metav1.NewTime(e.At)
+	return &v1.Event{
+		ObjectMeta: metav1.ObjectMeta{Namespace: e.Key.Namespace, Name: name, CreationTimestamp: at},
 		InvolvedObject: v1.ObjectReference{
 			APIVersion: "v1", Kind: "Pod",
 			Namespace: e.Key.Namespace, Name: e.Key.Name, UID: e.UID, FieldPath: e.FieldPath,
 		},
 		Type: e.Type, Reason: e.Reason, Message: e.Message,
 		Source:         v1.EventSource{Component: "kubelet", Host: s.Source},
-		FirstTimestamp: metav1.NewTime(e.At),
-		LastTimestamp:  metav1.NewTime(e.At),
-		Count:          1,
+		FirstTimestamp: at,
+		LastTimestamp:  at,
+		Count:          count,
 
 		ReportingController: "kubelet", ReportingInstance: s.Source,
-	}
-	s.tell(s.events[id])
-	if len(s.events) > eventsKept {
-		s.shrink(e.At)
 	}
 }
 
@@ -170,7 +176,7 @@ func (s *EventStore) shrink(now time.Time) {
 	if len(ids) <= eventsKept {
 		return
 	}
-	slices.SortFunc(ids, func(a, b eventID) int { return compareEvents(s.events[a], s.events[b]) })
+	slices.SortFunc(ids, func(a, b eventID) int { return s.events[a].compare(s.events[b]) })
 	for _, id := range ids[:eventsKept/10] {
 		delete(s.events, id)
 	}
@@ -181,23 +187,21 @@ func (s *EventStore) shrink(now time.Time) {
 func (s *EventStore) List(now time.Time) []*v1.Event {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var found []*v1.Event
+	var found []recorded
 	for _, e := range s.events {
 		if now.Sub(e.LastTimestamp.Time) < eventLifetime {
 			found = append(found, e)
 		}
 	}
-	slices.SortFunc(found, compareEvents)
-	return found
+	slices.SortFunc(found, recorded.compare)
+	var events []*v1.Event
+	for _, e := range found {
+		events = append(events, e.Event)
+	}
+	return events
 }
 
-// compareEvents orders by time of the last occurrence, then by arrival.
-func compareEvents(a, b *v1.Event) int {
-	if c := a.LastTimestamp.Time.Compare(b.LastTimestamp.Time); c != 0 {
-		return c
-	}
-	if c := cmp.Compare(len(a.ResourceVersion), len(b.ResourceVersion)); c != 0 {
-		return c
-	}
-	return cmp.Compare(a.ResourceVersion, b.ResourceVersion)
+// compare orders by time of the last occurrence, then by arrival.
+func (r recorded) compare(other recorded) int {
+	return cmp.Or(r.LastTimestamp.Time.Compare(other.LastTimestamp.Time), cmp.Compare(r.number, other.number))
 }

@@ -131,7 +131,8 @@ func (k *Keeper) Bound(b claims.Bound) claims.Bound {
 	return b
 }
 
-// Event takes in an event as it is now; see [pod.EventStore]. It returns at once.
+// Event takes in an event as it is now, and keeps it; see [pod.EventStore]. It returns
+// at once.
 func (k *Keeper) Event(e *v1.Event) {
 	k.mirror.tell(func() { k.mirror.events[e.Namespace+"/"+e.Name] = e })
 }
@@ -579,14 +580,10 @@ func mirrored(uid types.UID, where string, o, old objects.Object) objects.Object
 func (k *Keeper) showEvent(e *v1.Event) {
 	key := objects.Key{Resource: eventResource, Namespace: e.Namespace, Name: e.Name}
 	k.update(key, func(old objects.Object) (objects.Object, error) {
-		is := new(*e) // nobody changes what is in it
-		is.TypeMeta = metav1.TypeMeta{}
-		if old != nil {
-			is.UID = old.GetUID()
-		} else {
-			is.UID = uuid.NewUUID()
+		if e.UID == "" {
+			e.UID = uuid.NewUUID() // it is nobody else's
 		}
-		return is, nil
+		return e, nil
 	})
 }
 
