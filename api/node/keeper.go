@@ -7,7 +7,6 @@ import (
 	"github.com/go-logr/logr"
 	coordination "k8s.io/api/coordination/v1"
 	v1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
@@ -78,7 +77,7 @@ func (k *Keeper) show(load Load, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	_, err = k.Store.Update(objects.Key{Resource: Leases, Namespace: LeaseNamespace, Name: k.Facts.Name}, func(old objects.Object) (objects.Object, error) {
+	_, err = k.Store.Renew(objects.Key{Resource: Leases, Namespace: LeaseNamespace, Name: k.Facts.Name}, func(old objects.Object) (objects.Object, error) {
 		lease := &coordination.Lease{ObjectMeta: metav1.ObjectMeta{
 			Namespace: LeaseNamespace, Name: k.Facts.Name, UID: k.uid(Leases), CreationTimestamp: metav1.NewTime(now).Rfc3339Copy(),
 		}}
@@ -107,5 +106,3 @@ func heartbeat(n *v1.Node) time.Time {
 	}
 	return time.Time{}
 }
-
-func semanticEqual(a, b any) bool { return equality.Semantic.DeepEqual(a, b) }

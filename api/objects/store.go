@@ -171,6 +171,16 @@ func (s *Store) ListAt(res schema.GroupResource, namespace string, version uint6
 // Update returns the object as it is stored now, or what is remembered of the last
 // state of the one it removed, see Forget; nil if there was none.
 func (s *Store) Update(k Key, f func(Object) (Object, error)) (Object, error) {
+	return s.update(k, f, func(old, updated Object) bool { return equality.Semantic.DeepEqual(old, updated) })
+}
+
+// Renew is [Store.Update] for an object that is another one each time: nobody looks
+// whether it is.
+func (s *Store) Renew(k Key, f func(Object) (Object, error)) (Object, error) {
+	return s.update(k, f, func(Object, Object) bool { return false })
+}
+
+func (s *Store) update(k Key, f func(Object) (Object, error), equal func(old, updated Object) bool) (Object, error) {
 	defer s.lock(k)()
 	old, found := s.Get(k)
 	if !found {
@@ -189,7 +199,7 @@ func (s *Store) Update(k Key, f func(Object) (Object, error)) (Object, error) {
 		}
 		if old != nil {
 			updated.SetResourceVersion(old.GetResourceVersion())
-			if equality.Semantic.DeepEqual(old, updated) {
+			if equal(old, updated) {
 				return old, nil
 			}
 		}

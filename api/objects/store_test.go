@@ -487,3 +487,22 @@ func TestWhatIsGoneIsForgotten(t *testing.T) {
 		t.Errorf("the state of before: %v, %v", then, err)
 	}
 }
+
+func TestRenewLooksAtNothing(t *testing.T) {
+	s := New()
+	k := Key{Resource: schema.GroupResource{Resource: "configmaps"}, Namespace: "default", Name: "a"}
+	make := func(Object) (Object, error) {
+		return &v1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "a"}}, nil
+	}
+	var versions []string
+	for _, change := range []func(Key, func(Object) (Object, error)) (Object, error){s.Update, s.Update, s.Renew} {
+		o, err := change(k, make)
+		if err != nil {
+			t.Fatal(err)
+		}
+		versions = append(versions, o.GetResourceVersion())
+	}
+	if versions[0] != versions[1] || versions[1] == versions[2] {
+		t.Errorf("versions: %q", versions)
+	}
+}

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -65,10 +64,18 @@ func concernsOwners(e objects.Event) bool {
 		return true
 	case e.Old == nil:
 		return waits || len(o.GetOwnerReferences()) > 0
-	case !equality.Semantic.DeepEqual(o.GetOwnerReferences(), e.Old.GetOwnerReferences()):
+	case !slices.EqualFunc(o.GetOwnerReferences(), e.Old.GetOwnerReferences(), sameOwner):
 		return true
 	}
 	return waits && (e.Old.GetDeletionTimestamp() == nil || !slices.Equal(o.GetFinalizers(), e.Old.GetFinalizers()))
+}
+
+// sameOwner compares two references without a look at their type: the node's lease,
+// which has an owner, changes every ten seconds.
+func sameOwner(a, b metav1.OwnerReference) bool {
+	is := func(b *bool) bool { return b != nil && *b }
+	return a.UID == b.UID && a.APIVersion == b.APIVersion && a.Kind == b.Kind && a.Name == b.Name &&
+		is(a.Controller) == is(b.Controller) && is(a.BlockOwnerDeletion) == is(b.BlockOwnerDeletion)
 }
 
 // collect does what can be done now. What becomes possible by that wakes it again.
