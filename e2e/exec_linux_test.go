@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 )
 
 // execProfiles is a pod whose probes start processes that leave the probe's
@@ -57,7 +58,8 @@ func TestTimedOutProbesLeaveNothingInAnyProfile(t *testing.T) {
 	s.drop("profiles", manifest)
 	// Not all at once: where the machine is slow, the first are killed before the last start.
 	most := map[string]int{}
-	s.eventually("each probe's strays run in a cgroup of their own", func() bool {
+	s.within(2*time.Minute, "each probe's strays run in a cgroup of their own", func() bool {
+		time.Sleep(200 * time.Millisecond) // they last for seconds, and to look through all processes takes long
 		groups := map[string]int{}
 		for _, p := range s.strays() {
 			if !regexp.MustCompile(`/podd-exec-\d+$`).MatchString(p) {
