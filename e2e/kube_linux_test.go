@@ -57,7 +57,7 @@ func (s *story) kubeUser(issuer *auth.PKI, name string, role auth.Role, lifetime
 
 func (s *story) kubeRoot() *kubeUser {
 	s.Helper()
-	return s.kubeUser(s.pki(), "root", auth.Admin, time.Hour)
+	return s.kubeUser(s.pki(), "root", auth.Admin, 24*time.Hour) // longer than any soak
 }
 
 // client has connections of its own, one for all its requests over HTTP/2.

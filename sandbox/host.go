@@ -336,11 +336,20 @@ func (h *Host) Destroy(ctx context.Context, uid string) error {
 	if err := h.end(ctx, uid); err != nil {
 		return cannot("end the sandbox", err)
 	}
-	if err := os.RemoveAll(h.dir(uid)); err != nil {
-		return cannot("remove the sandbox's directory", err)
+	for tries := 1; ; tries++ {
+		err := os.RemoveAll(h.dir(uid))
+		if err == nil {
+			return nil
+		}
+		// Whoever notes the pod's state there may have done so meanwhile.
+		if !errors.Is(err, unix.ENOTEMPTY) || tries == removeTries {
+			return cannot("remove the sandbox's directory", err)
+		}
 	}
-	return nil
 }
+
+// removeTries is how often a directory is removed into which files come.
+const removeTries = 100
 
 // patience is how long a pause process may take to kill its containers before
 // it is killed itself.

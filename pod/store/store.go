@@ -117,18 +117,30 @@ func (s *Store) Save(r pod.Record) error {
 // Note replaces what is remembered for as long as the machine runs. It does
 // not wait for a disk.
 func (s *Store) Note(r pod.Record) error {
-	data, err := s.prepare(s.config.RunDir, r)
-	if err == nil {
-		name := path(s.config.RunDir, r.UID, noteFile)
-		if err = os.WriteFile(name+".new", data, 0o600); err == nil {
-			err = os.Rename(name+".new", name)
+	note := func() error {
+		data, err := s.prepare(s.config.RunDir, r)
+		if err != nil {
+			return err
 		}
+		name := path(s.config.RunDir, r.UID, noteFile)
+		if err := os.WriteFile(name+".new", data, 0o600); err != nil {
+			return err
+		}
+		return os.Rename(name+".new", name)
+	}
+	err := note()
+	// The end of the sandbox takes the directory, and may do so while it is made again.
+	for tries := 1; errors.Is(err, fs.ErrNotExist) && tries < noteTries; tries++ {
+		err = note()
 	}
 	if err != nil {
 		return fmt.Errorf("cannot note the state of pod %s: %w", r.Key, err)
 	}
 	return nil
 }
+
+// noteTries is how often a note is written into a directory that goes.
+const noteTries = 10
 
 // prepare makes the pod's directory and what is to be written there.
 func (s *Store) prepare(dir string, r pod.Record) ([]byte, error) {

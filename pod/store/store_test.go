@@ -76,6 +76,20 @@ func TestWithinOneBootTheNoteIsNewerThanTheRecord(t *testing.T) {
 	}
 }
 
+// The end of a sandbox removes the directory in which the pod's state is noted.
+func TestANoteOutlivesTheEndOfTheSandbox(t *testing.T) {
+	root, run := t.TempDir(), t.TempDir()
+	s := opened(t, root, run, "boot-1", nil)
+	for range 500 {
+		gone := make(chan error, 1)
+		go func() { gone <- os.RemoveAll(filepath.Join(run, "pods", "u1")) }()
+		if err := s.Note(record("u1", 1)); err != nil {
+			t.Fatal(err)
+		}
+		<-gone // with an error where the note came in between
+	}
+}
+
 func TestANoteWithoutARecordIsEnough(t *testing.T) {
 	root, run := t.TempDir(), t.TempDir()
 	if err := opened(t, root, run, "boot-1", nil).Note(record("u1", 0)); err != nil {
