@@ -38,7 +38,7 @@ if [ "$arch" = arm64 ]; then
   packages='
 1 sandbox/stage 300
 1 sandbox 600 -test.run=TestExecOutput|TestContainerRuns|TestExitBySignal|TestCommandsThat|TestExecTimeout|TestSeccomp|TestCapabilities
-1 e2e 900 -test.short -test.run=TestScripts/^(one-pod|probes)$
+1 e2e 900 -test.short -test.run=TestScripts/^one-pod$
 '
 fi
 
