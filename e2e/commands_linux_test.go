@@ -55,13 +55,16 @@ func cmdPodd(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// cmdLast is "last POD [-c NAME] -- COMMAND…": podd exec with a command that ends
-// its container, which may end it as well before it has returned.
+// cmdLast is "last POD [-c NAME] -- COMMAND…": podd exec, once the container runs, with
+// a command that ends its container, which may end it as well before it has returned.
 func cmdLast(ts *testscript.TestScript, _ bool, args []string) {
-	err := runPodd(ts, append([]string{"exec"}, args...))
-	if killed := "exit status 137"; err != nil && err.Error() != killed {
-		ts.Fatalf("podd exec %s: %v, want success or %s", strings.Join(args, " "), err, killed)
+	var err error
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		if err = runPodd(ts, append([]string{"exec"}, args...)); err == nil || err.Error() == "exit status 137" {
+			return
+		}
 	}
+	ts.Fatalf("podd exec %s: %v, want success or exit status 137", strings.Join(args, " "), err)
 }
 
 func runPodd(ts *testscript.TestScript, args []string) error {
