@@ -507,9 +507,7 @@ func (w *worker) note() {
 	only := w.noted != nil && r.onlyProbes(*w.noted)
 	w.noted = &r
 	err := w.config.Store.Note(r)
-	// While the pod is removed its directory goes, and with it what a note is for.
-	removing := r.Observed.Ending != nil && r.Observed.Ending.Removing
-	if err != nil && !w.noteFailing && !removing {
+	if err != nil && !w.noteFailing {
 		w.log.Error(err, "a restart of the agent would not find the pod's newest state")
 	}
 	w.noteFailing = err != nil

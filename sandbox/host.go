@@ -22,6 +22,8 @@ const (
 	socketName = "pause.sock"
 	pidName    = "pause.pid" // pid and start time of the pause process
 	stderrName = "pause.log" // what it says when it panics
+
+	containersName = "c" // of each container, below NAME/ATTEMPT, its exit file
 )
 
 // Host makes and finds the sandboxes of one run directory. It is safe for
@@ -330,26 +332,23 @@ func (h *Host) List() ([]string, error) {
 	return uids, nil
 }
 
-// Destroy kills the pause process and all containers, and removes the
-// sandbox's directory. It tolerates anything missing.
+// Destroy kills the pause process and all containers, and removes what the sandbox has
+// in its directory. The directory goes too unless others keep something in it, as the
+// agent does with the pod's state. It tolerates anything missing.
 func (h *Host) Destroy(ctx context.Context, uid string) error {
 	if err := h.end(ctx, uid); err != nil {
 		return cannot("end the sandbox", err)
 	}
-	for tries := 1; ; tries++ {
-		err := os.RemoveAll(h.dir(uid))
-		if err == nil {
-			return nil
-		}
-		// Whoever notes the pod's state there may have done so meanwhile.
-		if !errors.Is(err, unix.ENOTEMPTY) || tries == removeTries {
-			return cannot("remove the sandbox's directory", err)
+	for _, name := range []string{stderrName, containersName} {
+		if err := os.RemoveAll(filepath.Join(h.dir(uid), name)); err != nil {
+			return cannot("remove the sandbox's files", err)
 		}
 	}
+	if err := os.Remove(h.dir(uid)); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) {
+		return cannot("remove the sandbox's directory", err)
+	}
+	return nil
 }
-
-// removeTries is how often a directory is removed into which files come.
-const removeTries = 100
 
 // patience is how long a pause process may take to kill its containers before
 // it is killed itself.
@@ -380,7 +379,7 @@ func (h *Host) end(ctx context.Context, uid string) error {
 	}
 	// As an fs.FS, because the directory's own name may hold what Glob takes for a
 	// pattern.
-	files, err := fs.Glob(os.DirFS(dir), "c/*/*/exit")
+	files, err := fs.Glob(os.DirFS(dir), containersName+"/*/*/exit")
 	if err != nil {
 		return err
 	}

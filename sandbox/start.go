@@ -98,7 +98,7 @@ func (s *Sandbox) Start(ctx context.Context, r Start) (Started, error) {
 func (s *Sandbox) openExitFile(r *Start) (*os.File, error) {
 	path := r.ExitFile
 	if path == "" {
-		path = filepath.Join(s.host.dir(s.uid), "c", r.Name, strconv.Itoa(r.Attempt), "exit")
+		path = filepath.Join(s.host.dir(s.uid), containersName, r.Name, strconv.Itoa(r.Attempt), "exit")
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			return nil, cannot("make the container's run directory", err)
 		}

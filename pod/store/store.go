@@ -104,10 +104,7 @@ func (s *Store) Save(r pod.Record) error {
 		}
 		return atomicfile.Write(path(s.config.RootDir, r.UID, recordFile), data, 0o600)
 	}
-	err := save()
-	if errors.Is(err, fs.ErrNotExist) {
-		err = save() // the pod's removal took the empty directory meanwhile
-	}
+	err := twice(save)
 	if err != nil {
 		return fmt.Errorf("cannot save the record of pod %s: %w", r.Key, err)
 	}
@@ -128,19 +125,22 @@ func (s *Store) Note(r pod.Record) error {
 		}
 		return os.Rename(name+".new", name)
 	}
-	err := note()
-	// The end of the sandbox takes the directory, and may do so while it is made again.
-	for tries := 1; errors.Is(err, fs.ErrNotExist) && tries < noteTries; tries++ {
-		err = note()
-	}
+	err := twice(note)
 	if err != nil {
 		return fmt.Errorf("cannot note the state of pod %s: %w", r.Key, err)
 	}
 	return nil
 }
 
-// noteTries is how often a note is written into a directory that goes.
-const noteTries = 10
+// twice writes once more where the pod's empty directory was taken meanwhile, by the
+// end of its sandbox or of the pod.
+func twice(write func() error) error {
+	err := write()
+	if errors.Is(err, fs.ErrNotExist) {
+		err = write()
+	}
+	return err
+}
 
 // prepare makes the pod's directory and what is to be written there.
 func (s *Store) prepare(dir string, r pod.Record) ([]byte, error) {
