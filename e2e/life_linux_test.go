@@ -237,6 +237,7 @@ func TestPodsAreRemovedAtAnyInstant(t *testing.T) {
 	s.eventually("app runs", func() bool { return containers(s.pod("warm"))["app"].State.Running != nil })
 	s.remove("warm")
 	s.eventually("the first pod is gone", func() bool { return s.things() == "" })
+	s.eventually("the first pod's events are kept", s.eventsKept)
 	begin := s.census()
 
 	var table strings.Builder

@@ -55,6 +55,7 @@ func TestNothingIsLeftAfterManyPods(t *testing.T) {
 	// before it counts.
 	s.batch("warm", 1, func(string) {})
 	goroutines := s.goroutines()
+	s.eventually("the first pod's events are kept", s.eventsKept)
 	begin := s.census()
 
 	moments := []string{"dropped", "ready", "crashed", "restarted", "exec", "removed"}
@@ -224,8 +225,8 @@ func (s *story) census() string {
 			if err != nil {
 				return err
 			}
-			if strings.Contains(filepath.Base(path), "events.json") {
-				return nil // one file, written some seconds after an event
+			if path == filepath.Join(s.dir, "run/events.json.new") {
+				return nil // it is being written
 			}
 			all = append(all, "file "+path)
 			if path == filepath.Join(s.dir, "root/images") || path == filepath.Join(s.dir, "root/layers") {
@@ -250,6 +251,12 @@ func (s *story) census() string {
 	all = append(all, s.networking()...)
 	slices.Sort(all)
 	return strings.Join(slices.DeleteFunc(all, func(line string) bool { return line == "" }), "\n")
+}
+
+// eventsKept says that the agent has written its file of events, which stays.
+func (s *story) eventsKept() bool {
+	_, err := os.Stat(filepath.Join(s.dir, "run/events.json"))
+	return err == nil
 }
 
 // processes are those in the world's cgroups, and children of the agent.

@@ -96,7 +96,7 @@ func (k *Keeper) writeEvents(now time.Time) error {
 	if err != nil {
 		return err
 	}
-	return atomicfile.Write(k.EventsFile, text, 0o600)
+	return atomicfile.WriteInMemory(k.EventsFile, text, 0o600)
 }
 
 // loadEvents brings what was kept into the store, but for what is over its time.

@@ -49,7 +49,8 @@ type Config struct {
 	// Namespace makes a namespace that is not there: what a file's object is in is
 	// there by itself. Nil: nobody does.
 	Namespace func(name string) error
-	// EventsFile is where the newest events are kept for the next agent; empty: nowhere.
+	// EventsFile is where the newest events are kept for the next agent, in memory;
+	// empty: nowhere.
 	EventsFile string
 	Logger     logr.Logger
 }

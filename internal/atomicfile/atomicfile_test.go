@@ -23,6 +23,26 @@ func TestWriteReplacesContentAndMode(t *testing.T) {
 	}
 }
 
+func TestWriteInMemoryTakesThePlaceOfWhatAKilledWriterLeft(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "note")
+	for name, text := range map[string]string{path: "old", path + ".new": "half of a much longer content"} {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := WriteInMemory(path, []byte("new"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(path)
+	if err != nil || string(got) != "new" {
+		t.Fatalf("got %q, %v; want the new content alone", got, err)
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
+		t.Fatalf("left behind: %v, %v", entries, err)
+	}
+}
+
 func TestFailedWriteKeepsTheOldContentAndLeavesNothingBehind(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "record")

@@ -119,11 +119,7 @@ func (s *Store) Note(r pod.Record) error {
 		if err != nil {
 			return err
 		}
-		name := path(s.config.RunDir, r.UID, noteFile)
-		if err := os.WriteFile(name+".new", data, 0o600); err != nil {
-			return err
-		}
-		return os.Rename(name+".new", name)
+		return atomicfile.WriteInMemory(path(s.config.RunDir, r.UID, noteFile), data, 0o600)
 	}
 	err := twice(note)
 	if err != nil {
