@@ -1,7 +1,6 @@
 package sandbox
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -194,7 +193,8 @@ func TestAContainerWithoutStdinCanBeLookedAt(t *testing.T) {
 func TestAClientThatDoesNotReadHoldsNobodyUp(t *testing.T) {
 	w := newWorld(t)
 	s := w.sandbox()
-	r := w.request("/bin/sh", "-c", "read go; seq 1 400000; echo last; exit 0")
+	// An empty line is answered with one, so that clients know when they are there.
+	r := w.request("/bin/sh", "-c", "while read line && test -z $line; do echo; done; seq 1 400000; echo last; exit 0")
 	r.Stdin = true
 	w.start(s, r)
 	never, blocked := io.Pipe()
@@ -202,25 +202,42 @@ func TestAClientThatDoesNotReadHoldsNobodyUp(t *testing.T) {
 	stuck := make(chan error, 1)
 	go func() { stuck <- s.Attach(ctxOf(t), Attach{ID: r.ID, Stdout: blocked}) }()
 	c := w.attach(s, r.ID, true, nil)
-	var all bytes.Buffer
+	var all transcript.T
 	whole := make(chan error, 1)
 	go func() { whole <- s.Attach(ctxOf(t), Attach{ID: r.ID, Stdout: &all}) }()
+	stuckIsThere := make(chan struct{})
+	go func() {
+		never.Read(make([]byte, 1))
+		close(stuckIsThere)
+	}()
+	eventually(t, "all clients are there", func() bool {
+		io.WriteString(c.in, "\n")
+		select {
+		case <-stuckIsThere:
+			return all.String() != ""
+		default:
+			return false
+		}
+	})
 	io.WriteString(c.in, "go\n")
 	// One container's output ends although one of its clients has read nothing.
 	if got := w.exit(s, r.ID); got.Exit.Code != 0 {
 		t.Errorf("exit: %+v", got.Exit)
 	}
-	log := logText(t, r.LogPath)
+	log := strings.TrimLeft(logText(t, r.LogPath), "\n")
 	if !strings.HasSuffix(log, "399999\n400000\nlast\n") || strings.Count(log, "\n") != 400001 {
 		t.Errorf("the log has %d lines and ends with %q", strings.Count(log, "\n"), log[max(0, len(log)-100):])
 	}
 	var skipped *SkippedError
-	if err := <-whole; err != nil && !errors.As(err, &skipped) {
+	err := <-whole
+	seen := strings.TrimLeft(all.String(), "\n")
+	switch {
+	case err == nil && seen != log:
+		t.Errorf("a client that missed nothing has %d bytes of %d", len(seen), len(log))
+	case err != nil && !errors.As(err, &skipped):
 		t.Errorf("a client that reads: %v", err)
-	} else if err == nil && all.String() != log {
-		t.Errorf("a client that missed nothing has %d bytes of %d", all.Len(), len(log))
-	} else if err != nil && all.Len()+int(skipped.Bytes) != len(log) {
-		t.Errorf("a client has %d bytes and was told of %d skipped ones, of %d", all.Len(), skipped.Bytes, len(log))
+	case err != nil && len(seen)+int(skipped.Bytes) != len(log):
+		t.Errorf("a client has %d bytes and was told of %d skipped ones, of %d", len(seen), skipped.Bytes, len(log))
 	}
 	go io.Copy(io.Discard, never)
 	if err := <-stuck; !errors.As(err, &skipped) || skipped.Bytes == 0 || skipped.Bytes >= int64(len(log)) {
