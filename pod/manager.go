@@ -33,6 +33,8 @@ var (
 type Config struct {
 	Runtime Runtime
 	Store   Store
+	// Records are the store's, where they were listed already; nil: Run lists them.
+	Records []Record
 	Board   *Board
 	// Events receives what happens to pods, from many goroutines; nil: nobody
 	// wants it. [EventStore.Record] fits.
@@ -107,11 +109,15 @@ func (m *Manager) Adopted() <-chan struct{} { return m.shown }
 // returns an error when the records cannot be listed.
 func (m *Manager) Run(ctx context.Context, sets <-chan []Desired) error {
 	defer close(m.closed)
-	records, err := m.config.Store.List()
-	if err != nil {
-		return fmt.Errorf("cannot list the records of pods: %w", err)
+	records := m.config.Records
+	if records == nil {
+		var err error
+		if records, err = m.config.Store.List(); err != nil {
+			return fmt.Errorf("cannot list the records of pods: %w", err)
+		}
 	}
 	m.adopt(ctx, records)
+	m.config.Records = nil // the workers have theirs
 	close(m.shown)
 	for {
 		select {

@@ -277,7 +277,7 @@ func newAgent(ctx context.Context, o *runOptions, log logr.Logger) (*agent, erro
 	a.events = &pod.EventStore{Source: nodeName, Tell: func(e *v1.Event) { a.kube.keeper.Event(e) }}
 	a.counters = metrics.NewCounters(a.board)
 	a.manager = pod.NewManager(pod.Config{
-		Runtime: a.runtime, Store: a.store, Board: a.board, Events: a.events.Record, Trace: a.counters.Fact,
+		Runtime: a.runtime, Store: a.store, Records: a.records, Board: a.board, Events: a.events.Record, Trace: a.counters.Fact,
 		NodeName: nodeName, HostIPs: hostIPs, Logger: log.WithName("pods"),
 		Ended: func(key pod.Key, uid types.UID) { a.kube.keeper.Ended(key, uid) },
 	})

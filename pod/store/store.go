@@ -13,14 +13,18 @@
 package store
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -60,7 +64,14 @@ type Config struct {
 
 // Store keeps records in directories. Calls for different pods may come from
 // different goroutines.
-type Store struct{ config Config }
+type Store struct {
+	config Config
+
+	mu sync.Mutex
+	// content is of what each file holds, by its path, as far as it is known: what is
+	// there already is not written again.
+	content map[string][sha256.Size]byte
+}
 
 // Open makes the directories that are missing.
 func Open(c Config) (*Store, error) {
@@ -79,7 +90,7 @@ func Open(c Config) (*Store, error) {
 			return nil, fmt.Errorf("cannot keep records of pods: %w", err)
 		}
 	}
-	return &Store{config: c}, nil
+	return &Store{config: c, content: map[string][sha256.Size]byte{}}, nil
 }
 
 // path names a file of one pod.
@@ -95,17 +106,10 @@ func checkUID(uid types.UID) error {
 	return nil
 }
 
-// Save replaces the pod's record durably: 1 to 5 ms on a disk.
+// Save replaces the pod's record durably: 1 to 5 ms on a disk, nothing where the disk
+// has it already.
 func (s *Store) Save(r pod.Record) error {
-	save := func() error {
-		data, err := s.prepare(s.config.RootDir, r)
-		if err != nil {
-			return err
-		}
-		return atomicfile.Write(path(s.config.RootDir, r.UID, recordFile), data, 0o600)
-	}
-	err := twice(save)
-	if err != nil {
+	if err := s.write(s.config.RootDir, recordFile, r, atomicfile.Write); err != nil {
 		return fmt.Errorf("cannot save the record of pod %s: %w", r.Key, err)
 	}
 	return nil
@@ -114,39 +118,65 @@ func (s *Store) Save(r pod.Record) error {
 // Note replaces what is remembered for as long as the machine runs. It does
 // not wait for a disk.
 func (s *Store) Note(r pod.Record) error {
-	note := func() error {
-		data, err := s.prepare(s.config.RunDir, r)
-		if err != nil {
-			return err
-		}
-		return atomicfile.WriteInMemory(path(s.config.RunDir, r.UID, noteFile), data, 0o600)
-	}
-	err := twice(note)
-	if err != nil {
+	if err := s.write(s.config.RunDir, noteFile, r, atomicfile.WriteInMemory); err != nil {
 		return fmt.Errorf("cannot note the state of pod %s: %w", r.Key, err)
 	}
 	return nil
 }
 
-// twice writes once more where the pod's empty directory was taken meanwhile, by the
-// end of its sandbox or of the pod.
-func twice(write func() error) error {
-	err := write()
-	if errors.Is(err, fs.ErrNotExist) {
-		err = write()
+// write replaces one file of a pod's, unless that holds the same.
+func (s *Store) write(dir, name string, r pod.Record, replace func(path string, data []byte, mode os.FileMode) error) error {
+	if err := checkUID(r.UID); err != nil {
+		return err
+	}
+	data, err := json.Marshal(file{Version: version, Boot: s.config.BootID, Record: r})
+	if err != nil {
+		return err
+	}
+	full := path(dir, r.UID, name)
+	if s.holds(full, data) {
+		return nil
+	}
+	s.forget(full)
+	err = replace(full, data, 0o600)
+	// Its directory is not there yet, or was taken meanwhile, while empty, by the end
+	// of its sandbox or of the pod.
+	for range 2 {
+		if !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		if err = os.MkdirAll(filepath.Dir(full), 0o755); err == nil {
+			err = replace(full, data, 0o600)
+		}
+	}
+	if err == nil {
+		s.learn(full, data)
 	}
 	return err
 }
 
-// prepare makes the pod's directory and what is to be written there.
-func (s *Store) prepare(dir string, r pod.Record) ([]byte, error) {
-	if err := checkUID(r.UID); err != nil {
-		return nil, err
-	}
-	if err := os.MkdirAll(filepath.Join(dir, "pods", string(r.UID)), 0o755); err != nil {
-		return nil, err
-	}
-	return json.Marshal(file{Version: version, Boot: s.config.BootID, Record: r})
+// holds says whether a file is known to hold data.
+func (s *Store) holds(path string, data []byte) bool {
+	sum := sha256.Sum256(data)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	known, found := s.content[path]
+	return found && known == sum
+}
+
+// learn takes in what a file holds.
+func (s *Store) learn(path string, data []byte) {
+	sum := sha256.Sum256(data)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.content[path] = sum
+}
+
+// forget takes in that a file may hold something else.
+func (s *Store) forget(path string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.content, path)
 }
 
 // Delete forgets a pod. The directories go if nothing else is in them.
@@ -168,6 +198,7 @@ func (s *Store) Delete(uid types.UID) error {
 		path(s.config.RunDir, uid, noteFile),
 		path(s.config.RunDir, uid, noteFile+".new"),
 	) {
+		s.forget(name)
 		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
@@ -182,53 +213,100 @@ func (s *Store) Delete(uid types.UID) error {
 // List returns one record for each pod, the newest that can be read, sorted by
 // UID. A file that cannot be read is renamed to <name>.bad-<time> and logged.
 func (s *Store) List() ([]pod.Record, error) {
-	newest := map[types.UID]file{}
-	// Within one boot a note is never older than the record on disk; a note of an
-	// earlier boot is used only where nothing else is left.
-	for _, dir := range []struct{ root, name string }{{s.config.RootDir, recordFile}, {s.config.RunDir, noteFile}} {
-		entries, err := os.ReadDir(filepath.Join(dir.root, "pods"))
+	var uids []types.UID
+	for _, dir := range []string{s.config.RootDir, s.config.RunDir} {
+		entries, err := os.ReadDir(filepath.Join(dir, "pods"))
 		if err != nil {
 			return nil, err
 		}
 		for _, e := range entries {
-			uid := types.UID(e.Name())
-			f, found := s.read(dir.root, uid, dir.name)
-			if !found {
-				continue
-			}
-			if _, known := newest[uid]; !known || f.Boot == s.config.BootID {
-				newest[uid] = f
-			}
+			uids = append(uids, types.UID(e.Name()))
 		}
 	}
-	var records []pod.Record
-	for _, f := range newest {
-		f.Record.Rebooted = f.Boot != s.config.BootID
-		records = append(records, f.Record)
+	slices.Sort(uids)
+	uids = slices.Compact(uids)
+	// The agent's start waits for this: every processor reads.
+	found := make([]*file, len(uids))
+	next := make(chan int)
+	var readers sync.WaitGroup
+	for range min(len(uids), runtime.GOMAXPROCS(0)) {
+		readers.Go(func() { // ends when next is closed
+			for i := range next {
+				found[i] = s.newest(uids[i])
+			}
+		})
 	}
-	slices.SortFunc(records, func(a, b pod.Record) int { return strings.Compare(string(a.UID), string(b.UID)) })
+	for i := range uids {
+		next <- i
+	}
+	close(next)
+	readers.Wait()
+	var records []pod.Record
+	for _, f := range found {
+		if f != nil {
+			f.Record.Rebooted = f.Boot != s.config.BootID
+			records = append(records, f.Record)
+		}
+	}
 	return records, nil
 }
 
-// read reads one file, or sets it aside.
-func (s *Store) read(dir string, uid types.UID, name string) (file, bool) {
-	full := path(dir, uid, name)
-	data, err := os.ReadFile(full)
-	if errors.Is(err, fs.ErrNotExist) {
-		return file{}, false
+// newest reads a pod's two files; nil: there is none that can be read. Within one boot
+// a note is never older than the record on disk; a note of an earlier boot is used only
+// where nothing else is left. Where nothing happens to a pod both hold the same.
+func (s *Store) newest(uid types.UID) *file {
+	record := s.read(s.config.RootDir, uid, recordFile)
+	note := s.read(s.config.RunDir, uid, noteFile)
+	kept := s.understand(record)
+	switch {
+	case note.data == nil && note.err == nil:
+		return kept
+	case kept != nil && bytes.Equal(record.data, note.data):
+		s.learn(note.path, note.data)
+		return kept
+	}
+	if noted := s.understand(note); noted != nil && (kept == nil || noted.Boot == s.config.BootID) {
+		return noted
+	}
+	return kept
+}
+
+// content is what a file of a pod's holds.
+type content struct {
+	uid  types.UID
+	path string
+	data []byte // nil: there is no such file
+	err  error  // why it cannot be read
+}
+
+func (s *Store) read(dir string, uid types.UID, name string) content {
+	c := content{uid: uid, path: path(dir, uid, name)}
+	c.data, c.err = os.ReadFile(c.path)
+	if errors.Is(c.err, fs.ErrNotExist) {
+		c.data, c.err = nil, nil
+	}
+	return c
+}
+
+// understand parses what was read, or sets it aside; nil: there is nothing.
+func (s *Store) understand(c content) *file {
+	if c.data == nil && c.err == nil {
+		return nil
 	}
 	var f file
+	err := c.err
 	if err == nil {
-		f, err = parse(data)
+		f, err = parse(c.data)
 	}
-	if err == nil && f.Record.UID != uid {
+	if err == nil && f.Record.UID != c.uid {
 		err = fmt.Errorf("it belongs to pod %s", f.Record.UID)
 	}
 	if err == nil {
-		return f, true
+		s.learn(c.path, c.data)
+		return &f
 	}
-	s.config.Logger.Error(err, "cannot read the record of a pod; it is set aside", "file", setAside(full), "uid", string(uid))
-	return file{}, false
+	s.config.Logger.Error(err, "cannot read the record of a pod; it is set aside", "file", setAside(c.path), "uid", string(c.uid))
+	return nil
 }
 
 // setAside gives a file that cannot be read another name, which it returns.
@@ -255,9 +333,10 @@ func parse(data []byte) (file, error) {
 	if err := checkUID(f.Record.UID); err != nil {
 		return file{}, err
 	}
-	// Some times can be read and not be written, or not be read again.
+	// Some times can be read and not be written, or not be read again. What is written
+	// as it was read can be.
 	written, err := json.Marshal(f)
-	if err == nil {
+	if err == nil && !bytes.Equal(written, data) {
 		err = json.Unmarshal(written, new(file))
 	}
 	if err != nil {

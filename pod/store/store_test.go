@@ -198,6 +198,57 @@ func TestABadNoteLeavesTheRecord(t *testing.T) {
 	}
 }
 
+// A start of the agent shows each pod as it was: the disk is not asked to keep that once more.
+func TestWhatIsThereAlreadyIsNotWrittenAgain(t *testing.T) {
+	root, run := t.TempDir(), t.TempDir()
+	files := map[string]string{"record": path(root, "u1", recordFile), "note": path(run, "u1", noteFile)}
+	// written expects that exactly the files of these names were replaced by f.
+	written := func(names string, f func()) {
+		t.Helper()
+		before := map[string]os.FileInfo{}
+		for name, path := range files {
+			before[name], _ = os.Stat(path) // nil: not there
+		}
+		f()
+		for name, path := range files {
+			now, err := os.Stat(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if replaced := before[name] == nil || !os.SameFile(before[name], now); replaced != strings.Contains(names, name) {
+				t.Errorf("%s replaced: %v; want %q replaced", name, replaced, names)
+			}
+		}
+	}
+	both := func(s *Store, restarts int) func() {
+		return func() {
+			if err := errors.Join(s.Note(record("u1", restarts)), s.Save(record("u1", restarts))); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	s := opened(t, root, run, "b", nil)
+	written("record, note", both(s, 1))
+	written("", both(s, 1))
+	if err := s.Note(record("u1", 2)); err != nil {
+		t.Fatal(err)
+	}
+	next := opened(t, root, run, "b", nil)
+	listed(t, next)
+	written("record", both(next, 2)) // the note has it
+	written("record, note", both(next, 3))
+	next = opened(t, root, run, "b", nil)
+	listed(t, next)
+	written("", both(next, 3))
+	next = opened(t, root, run, "another", nil)
+	listed(t, next)
+	written("record, note", both(next, 3)) // the files name the boot
+	if err := next.Delete("u1"); err != nil {
+		t.Fatal(err)
+	}
+	written("record, note", both(next, 3))
+}
+
 func TestDeleteLeavesNothing(t *testing.T) {
 	root, run := t.TempDir(), t.TempDir()
 	s := opened(t, root, run, "b", nil)
