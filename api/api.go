@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"podd/api/kubelet"
+	"podd/internal/healthz"
 	"podd/internal/refusal"
 	"podd/pod"
 )
@@ -91,15 +92,9 @@ func Control(c Config) http.Handler {
 }
 
 func (c Config) health(mux *http.ServeMux) {
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
-		if c.Healthy != nil {
-			if err := c.Healthy(); err != nil {
-				http.Error(w, err.Error(), http.StatusInternalServerError)
-				return
-			}
-		}
-		fmt.Fprint(w, "ok")
-	})
+	healthy := healthz.Handler("/healthz", c.Healthy)
+	mux.Handle("GET /healthz", healthy)
+	mux.Handle("GET /healthz/", healthy)
 	for path, h := range c.Metrics {
 		mux.Handle("GET "+path, h)
 	}

@@ -18,6 +18,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"podd/internal/healthz"
 	"podd/internal/refusal"
 	"podd/pod"
 )
@@ -85,8 +86,9 @@ func New(c Config) http.Handler {
 		}
 		s.handle("GET "+path, h.ServeHTTP, subresource)
 	}
-	s.handle("GET /healthz", s.healthz, "healthz", "proxy")
-	s.handle("GET /healthz/{check}", s.healthz, "healthz", "proxy")
+	healthy := healthz.Handler("/healthz", c.Healthy)
+	s.handle("GET /healthz", healthy.ServeHTTP, "healthz", "proxy")
+	s.handle("GET /healthz/{check}", healthy.ServeHTTP, "healthz", "proxy")
 	s.handle("GET /configz", s.configz, "configz", "proxy")
 	s.handle("GET /statusz", s.statusz, "statusz", "proxy")
 	s.handle("GET /flagz", s.flagz, "proxy")
@@ -150,23 +152,6 @@ func refuse(w http.ResponseWriter, err error) {
 func writeJSON(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	json.NewEncoder(w).Encode(v) // a client that went away has its own error
-}
-
-func (s *server) healthz(w http.ResponseWriter, r *http.Request) {
-	switch r.PathValue("check") {
-	case "", "syncloop":
-		if s.Healthy != nil {
-			if err := s.Healthy(); err != nil {
-				http.Error(w, err.Error(), http.StatusInternalServerError)
-				return
-			}
-		}
-	case "ping", "log":
-	default:
-		http.NotFound(w, r)
-		return
-	}
-	io.WriteString(w, "ok")
 }
 
 func (s *server) configz(w http.ResponseWriter, _ *http.Request) {

@@ -30,6 +30,7 @@ import (
 	"podd/api/objects"
 	"podd/api/podlogs"
 	"podd/api/rest"
+	"podd/internal/healthz"
 	"podd/internal/refusal"
 )
 
@@ -139,18 +140,10 @@ func (a *agent) otherPaths(kinds []rest.Kind) http.Handler {
 	})
 	mux := http.NewServeMux()
 	mux.Handle("/", described)
-	healthy := func(w http.ResponseWriter, _ *http.Request) {
-		if a.api.Healthy != nil {
-			if err := a.api.Healthy(); err != nil {
-				http.Error(w, err.Error(), http.StatusInternalServerError)
-				return
-			}
-		}
-		fmt.Fprint(w, "ok")
-	}
 	for _, path := range []string{"/healthz", "/livez", "/readyz"} {
-		mux.HandleFunc("GET "+path, healthy)
-		mux.HandleFunc("GET "+path+"/", healthy)
+		healthy := healthz.Handler(path, a.api.Healthy)
+		mux.Handle("GET "+path, healthy)
+		mux.Handle("GET "+path+"/", healthy)
 	}
 	for path, h := range a.api.Metrics {
 		mux.Handle("GET "+path, h)

@@ -13,6 +13,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 
 	"podd/api/node"
+	"podd/internal/healthz"
 	"podd/metrics"
 	"podd/pod/native"
 	"podd/sandbox/cgroup"
@@ -32,6 +33,7 @@ func (a *agent) metrics() map[string]http.Handler {
 	}
 	all := metrics.Handlers(c)
 	all["/stats/summary"] = metrics.Summary(c)
+	all["/metrics/slis"] = healthz.SLIs(a.healthy)
 	return all
 }
 
