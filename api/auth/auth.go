@@ -138,6 +138,10 @@ func (a *Auth) Handler(next http.Handler) http.Handler {
 		u, err := a.User(r)
 		switch {
 		case err == nil:
+			if u, err = impersonated(u, r); err != nil {
+				refusal.Write(w, err)
+				return
+			}
 			r = r.WithContext(WithUser(r.Context(), u))
 		case isPublic(r.URL.Path) && (r.Method == http.MethodGet || r.Method == http.MethodHead):
 		default:

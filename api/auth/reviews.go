@@ -33,7 +33,8 @@ func ReviewRules(ctx context.Context, r *authorization.SelfSubjectRulesReview) *
 	u, _ := UserOf(ctx)
 	r.Status = authorization.SubjectRulesReviewStatus{
 		ResourceRules: []authorization.ResourceRule{
-			{Verbs: []string{"create"}, APIGroups: []string{"authorization.k8s.io", "authentication.k8s.io"}, Resources: aboutOneself},
+			{Verbs: []string{"create"}, APIGroups: []string{"authorization.k8s.io"}, Resources: []string{"selfsubjectaccessreviews", "selfsubjectrulesreviews"}},
+			{Verbs: []string{"create"}, APIGroups: []string{"authentication.k8s.io"}, Resources: []string{"selfsubjectreviews"}},
 		},
 		NonResourceRules: []authorization.NonResourceRule{{Verbs: []string{"get"}, NonResourceURLs: paths()}},
 	}

@@ -28,6 +28,15 @@ func TestUsersAreToldWhatTheyMayDo(t *testing.T) {
 	if path.Status.Allowed {
 		t.Error("a viewer may not look into the agent")
 	}
+	for _, rule := range ReviewRules(ctx, &authorization.SelfSubjectRulesReview{}).Status.ResourceRules {
+		for _, group := range rule.APIGroups {
+			for _, resource := range rule.Resources {
+				if about := slices.Contains(aboutOneself, resource); about && (resource == "selfsubjectreviews") != (group == "authentication.k8s.io") {
+					t.Errorf("there are no %s in %s", resource, group)
+				}
+			}
+		}
+	}
 	self := ReviewSelf(ctx, &authentication.SelfSubjectReview{}).Status.UserInfo
 	if self.Username != "ada" || self.UID != "7" || !slices.Contains(self.Groups, "podd:view") {
 		t.Errorf("%+v", self)
