@@ -1,6 +1,7 @@
 package discovery
 
 import (
+	"cmp"
 	"net/http"
 	"slices"
 	"strings"
@@ -38,6 +39,7 @@ func New(resources []Resource, info version.Info) http.Handler {
 		"/api":     {},
 		"/apis":    {},
 	}
+	resources = inOrder(resources)
 	var core, others []Resource
 	for _, r := range resources {
 		if r.Group == "" {
@@ -69,6 +71,15 @@ func New(resources []Resource, info version.Info) http.Handler {
 	pages["/openapi/v2"] = openAPIv2()
 	pages["/openapi/v3"] = only(func() any { return openAPIIndex(openapi) })
 	return handler(pages)
+}
+
+// inOrder returns resources in the order of [Served], which is that of `kubectl get
+// all`, whatever the order in which a server was put together.
+func inOrder(resources []Resource) []Resource {
+	at := func(r Resource) int {
+		return slices.IndexFunc(Served, func(s Resource) bool { return s.GroupResource() == r.GroupResource() })
+	}
+	return slices.SortedStableFunc(slices.Values(resources), func(a, b Resource) int { return cmp.Compare(at(a), at(b)) })
 }
 
 // only is a page with one document.

@@ -168,6 +168,26 @@ func TestAggregatedDiscoveryIsTheSumOfTheLists(t *testing.T) {
 
 func line(parts ...any) string { return strings.TrimSuffix(fmt.Sprintln(parts...), "\n") }
 
+// `kubectl get all` asks in this order: pods before services, as everywhere.
+func TestTheOrderIsThatOfServed(t *testing.T) {
+	turned := slices.Clone(Served)
+	slices.Reverse(turned)
+	other := New(turned, version.Info{})
+	for path, accept := range map[string]string{"/api": asV2, "/apis": asV2beta1, "/apis/": "", "/api/v1": ""} {
+		r := httptest.NewRequest(http.MethodGet, path, nil)
+		r.Header.Set("Accept", accept)
+		w := httptest.NewRecorder()
+		other.ServeHTTP(w, r)
+		want, err := io.ReadAll(ask(t, path, "Accept", accept).Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(string(want), w.Body.String()); diff != "" {
+			t.Errorf("%s (-served in order +turned around):\n%s", path, diff)
+		}
+	}
+}
+
 func TestPagesAreCompressedAndKeptByClients(t *testing.T) {
 	for _, path := range []string{"/api", "/apis/node.k8s.io/v1", "/openapi/v2", "/openapi/v3", "/openapi/v3/api/v1", "/version"} {
 		packed := ask(t, path, "Accept-Encoding", "deflate, gzip;q=0.5")
