@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"sync"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -67,6 +68,10 @@ type Kind struct {
 	// Sub is what serves the subresources. One that is listed but not here does
 	// not exist, except for "status" of a kind with SetStatus.
 	Sub map[string]*Subresource
+
+	// Unserved says of subresources that Kubernetes has why they are not served
+	// here.
+	Unserved map[string]string
 
 	deprecated string // what everybody is told who asks for it; set by New
 
@@ -150,6 +155,17 @@ func (k *Kind) subresource(name string) (*Subresource, discovery.Subresource) {
 		}
 	}
 	return nil, discovery.Subresource{}
+}
+
+// errNoSubresource says that a subresource is not served, and why if it is known.
+func (k *Kind) errNoSubresource(name string) error {
+	why, known := k.Unserved[name]
+	if !known {
+		return errNoResource()
+	}
+	err := apierrors.NewNotFound(k.GroupResource(), name)
+	err.ErrStatus.Message = why
+	return err
 }
 
 // mergeStatus is the rule of every subresource "status": status and metadata

@@ -49,6 +49,7 @@ func serviceAccountKind() Kind {
 	return Kind{
 		Resource:            Served("", "serviceaccounts"),
 		New:                 func() objects.Object { return &v1.ServiceAccount{} },
+		Unserved:            map[string]string{"token": "podd issues no tokens for service accounts: nobody is one here; users come from `podd kubeconfig --user NAME`"},
 		UnconditionalUpdate: true,
 		ReturnsDeleted:      true,
 	}

@@ -252,7 +252,10 @@ func TestWhatIsNotServedIsAStatus(t *testing.T) {
 	}{
 		{"GET", "/api/v1/nothings", 404, "NotFound", "the server could not find the requested resource"},
 		{"GET", "/api/v2/configmaps", 404, "NotFound", "the server could not find the requested resource"},
-		{"GET", "/apis/apps/v1/deployments", 404, "NotFound", "the server could not find the requested resource"},
+		{"GET", "/apis/apps/v1/deployments/web", 404, "NotFound", "the server could not find the requested resource"},
+		{"GET", "/apis/apps/v1/deployments?watch=1", 404, "NotFound", "the server could not find the requested resource"},
+		{"POST", "/apis/apps/v1/namespaces/default/deployments", 404, "NotFound", "the server could not find the requested resource"},
+		{"GET", "/apis/apps/v1beta1/deployments", 404, "NotFound", "the server could not find the requested resource"},
 		{"GET", "/api/v1/configmaps/web", 404, "NotFound", "the server could not find the requested resource"},
 		{"GET", "/api/v1/namespaces/default/nodes", 404, "NotFound", "the server could not find the requested resource"},
 		{"GET", configMapsPath + "/web/status", 404, "NotFound", "the server could not find the requested resource"},
@@ -262,7 +265,9 @@ func TestWhatIsNotServedIsAStatus(t *testing.T) {
 		{"OPTIONS", configMapsPath, 405, "MethodNotAllowed", "not supported"},
 		{"DELETE", "/api/v1/namespaces", 405, "MethodNotAllowed", "not supported"},
 		{"POST", "/api/v1/namespaces/default/status", 405, "MethodNotAllowed", `not supported on resources of kind "namespaces/status"`},
-		{"POST", "/api/v1/configmaps", 400, "BadRequest", "an empty namespace may not be set during creation"},
+		{"POST", "/api/v1/configmaps", 405, "MethodNotAllowed", "not supported"},
+		{"DELETE", "/api/v1/configmaps", 405, "MethodNotAllowed", "not supported"}, // not of all namespaces at once
+		{"POST", "/api/v1/namespaces/default/serviceaccounts/default/token", 404, "NotFound", "issues no tokens"},
 		{"GET", "/api/v1/namespaces/none", 404, "NotFound", `namespaces "none" not found`},
 		{"POST", "/api/v1/namespaces/none/configmaps", 404, "NotFound", `namespaces "none" not found`},
 	} {
@@ -273,6 +278,37 @@ func TestWhatIsNotServedIsAStatus(t *testing.T) {
 		do(t, s, c.method, c.path, body).wantStatus(t, c.code, c.reason, c.message)
 	}
 	do(t, s, "GET", "/api/v1/namespaces/none/configmaps", nil).want(t, 200, "items", "[]")
+}
+
+// kubectl cluster-info dump and the set-up of Kubernetes' end-to-end suite list these,
+// whatever discovery says.
+func TestOfSomeKindsThereAreNone(t *testing.T) {
+	asked := ""
+	s := newServer(t, func(c *Config) {
+		c.Allowed = func(_ context.Context, q Request) error {
+			asked = fmt.Sprint(q.Verb, " ", q.Group, " ", q.Resource, " ", q.Namespace)
+			return nil
+		}
+	})
+	for path, want := range map[string]string{
+		"/api/v1/namespaces/kube-system/replicationcontrollers":          "ReplicationControllerList v1 list  replicationcontrollers kube-system",
+		"/apis/apps/v1/namespaces/kube-system/replicasets?limit=500":     "ReplicaSetList apps/v1 list apps replicasets kube-system",
+		"/apis/apps/v1/daemonsets":                                       "DaemonSetList apps/v1 list apps daemonsets ",
+		"/apis/apps/v1/namespaces/default/deployments?labelSelector=a=b": "DeploymentList apps/v1 list apps deployments default",
+	} {
+		got := do(t, s, "GET", path, nil)
+		var list struct {
+			metav1.TypeMeta `json:",inline"`
+			metav1.ListMeta `json:"metadata"`
+			Items           []any `json:"items"`
+		}
+		if err := json.Unmarshal(got.body, &list); err != nil {
+			t.Fatal(err)
+		}
+		if found := fmt.Sprint(list.Kind, " ", list.APIVersion, " ", asked); found != want || list.ResourceVersion == "" || list.Items == nil {
+			t.Errorf("%s: %s of %s", path, found, got.body)
+		}
+	}
 }
 
 func TestWhatIsNoResourceIsPassedOn(t *testing.T) {

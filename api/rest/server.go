@@ -179,6 +179,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // it.
 func (c *call) serve() error {
 	c.kind = c.s.kinds[schema.GroupVersionResource{Group: c.Group, Version: c.Version, Resource: c.Resource}]
+	if c.kind == nil && c.absent() != "" {
+		return c.listNone()
+	}
 	switch {
 	case c.kind == nil,
 		!c.kind.Namespaced && c.Namespace != "",
@@ -189,9 +192,11 @@ func (c *call) serve() error {
 	if c.Subresource != "" {
 		c.sub, c.subKind = c.kind.subresource(c.Subresource)
 		if c.sub == nil || c.Tail != "" && c.Subresource != "proxy" {
-			return errNoResource()
+			return c.kind.errNoSubresource(c.Subresource)
 		}
 		verbs = c.subKind.Verbs
+	} else if c.kind.Namespaced && c.Namespace == "" {
+		verbs = acrossNamespaces
 	}
 	if c.Verb = c.verb(); !slices.Contains(verbs, c.Verb) {
 		return apierrors.NewMethodNotSupported(c.resourceAndSub(), strings.ToLower(c.r.Method))
@@ -243,6 +248,10 @@ func (c *call) serve() error {
 	}
 	return c.deleteCollection()
 }
+
+// acrossNamespaces are the verbs of paths that name no namespace where there are
+// namespaces.
+var acrossNamespaces = []string{"list", "watch"}
 
 // verb returns the verb of a request by its method and path; "" if there is
 // none.
