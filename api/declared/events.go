@@ -19,9 +19,8 @@ import (
 )
 
 // Events are kept in one file, so that after a restart of the agent it can still be
-// told why a pod failed before: the newest ones, at most so many, and of so many bytes.
+// told why a pod failed before: the newest ones, of at most so many bytes.
 const (
-	keptEventsMost  = 1000
 	keptEventsBytes = 1 << 20
 	// keptEventsEvery is how long after an event the file is written: all that happens
 	// until then is written with it.
@@ -57,6 +56,7 @@ func (k *Keeper) keepEvents(ctx context.Context) {
 		case <-k.mirror.happened:
 		default:
 		}
+		k.forgetEvents(time.Now()) // many may have come since the last sweep
 		if err := k.writeEvents(time.Now()); err != nil {
 			k.Logger.Error(err, "a restart of the agent would not find the newest events")
 		}
@@ -82,7 +82,7 @@ func (k *Keeper) writeEvents(now time.Time) error {
 	}
 	slices.SortStableFunc(events, func(a, b *v1.Event) int { return happened(b).Compare(happened(a)) })
 	file, bytes := eventsFile{Version: eventsVersion}, 0
-	for _, e := range events[:min(len(events), keptEventsMost)] {
+	for _, e := range events[:min(len(events), eventsMost)] {
 		text, err := json.Marshal(e)
 		if err != nil {
 			return fmt.Errorf("cannot write event %s: %w", nameOf(e), err)

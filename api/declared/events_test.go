@@ -140,10 +140,31 @@ func TestEventsAreWrittenNowAndThen(t *testing.T) {
 	})
 }
 
+// While much happens, it is not for the sweep of the next minute to forget.
+func TestEventsOfABusyMomentAreForgottenSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := keeping(t, logr.Discard())
+		ctx, stop := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() { k.keepEvents(ctx) })
+		for i := range eventsMost + 10 {
+			k.showEvent(eventAt(fmt.Sprintf("e%04d", i), time.Now().Add(time.Duration(i-2000)*time.Second), ""))
+			k.mirror.tellEvents()
+		}
+		time.Sleep(keptEventsEvery + time.Second)
+		synctest.Wait()
+		if names := eventNames(k); len(names) != eventsMost || names[0] != "e0010" {
+			t.Errorf("%d events, from %s", len(names), names[0])
+		}
+		stop()
+		running.Wait()
+	})
+}
+
 func TestKeptEventsAreBoundedAndEnd(t *testing.T) {
 	k := keeping(t, logr.Discard())
 	now := time.Now().Truncate(time.Second)
-	for i := range keptEventsMost + 10 {
+	for i := range eventsMost + 10 {
 		k.showEvent(eventAt(fmt.Sprintf("e%04d", i), now.Add(time.Duration(i-2000)*time.Second), ""))
 	}
 	k.showEvent(eventAt("old", now.Add(-eventsLast), ""))
@@ -158,7 +179,7 @@ func TestKeptEventsAreBoundedAndEnd(t *testing.T) {
 		}
 		return eventNames(k)
 	}
-	if names := load(now); len(names) != keptEventsMost || names[0] != "e0010" {
+	if names := load(now); len(names) != eventsMost || names[0] != "e0010" {
 		t.Errorf("%d, from %s", len(names), names[0])
 	}
 	if names := load(now.Add(eventsLast - 1500*time.Second)); len(names) != 509 { // those of the last 1,500 s

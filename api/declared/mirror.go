@@ -166,9 +166,9 @@ func (k *Keeper) Load() {
 // keeps them.
 const eventsLast = time.Hour
 
-// eventsMost is how many are shown: those that happened last, where pods come and go
-// so often that there are more.
-const eventsMost = 5000
+// eventsMost is how many are shown, and kept for the next agent: those that happened
+// last, where pods come and go so often that there are more.
+const eventsMost = 1000
 
 // Run shows in the store what happens to pods, to what files declare, and which events
 // there are, until ctx ends. It owns what the store says of these.

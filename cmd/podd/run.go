@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -424,6 +425,7 @@ func (a *agent) giveMemoryBack(ctx context.Context) {
 				version, changed = now, time.Now()
 			}
 		}
+		runtime.GC() // what pools hold goes with the second collection after its use
 		debug.FreeOSMemory()
 		if err := unmapProgram(); err != nil {
 			a.log.V(1).Info("the program's pages stay mapped", "error", err.Error())
