@@ -70,8 +70,10 @@ spec:
   hostNetwork: true
   serviceAccount: sa
   containers:
-  - {name: app, image: "app", ports: [{containerPort: 80}], resources: {limits: {cpu: 100.5m}}, livenessProbe: {httpGet: {port: 80}}}
-  volumes: [{name: a}, {name: b, configMap: {name: c}}]
+  - {name: app, image: "app", ports: [{containerPort: 80}], resources: {limits: {cpu: 100.5m}}, livenessProbe: {httpGet: {port: 80}},
+    env: [{name: F, valueFrom: {fileKeyRef: {volumeName: a, path: f, key: F}}}]}
+  volumes: [{name: a}, {name: b, configMap: {name: c}}, {name: d, ephemeral: {volumeClaimTemplate: {spec: {accessModes: [ReadWriteOnce]}}}}]
+  terminationGracePeriodSeconds: -5
 `
 	want := templateFrom(t, `
 spec:
@@ -87,11 +89,15 @@ spec:
     terminationMessagePath: /dev/termination-log
     terminationMessagePolicy: File
     livenessProbe: {httpGet: {port: 80, path: /, scheme: HTTP}, timeoutSeconds: 1, periodSeconds: 10, successThreshold: 1, failureThreshold: 3}
-  volumes: [{name: a, emptyDir: {}}, {name: b, configMap: {name: c, defaultMode: 420}}]
+    env: [{name: F, valueFrom: {fileKeyRef: {volumeName: a, path: f, key: F, optional: false}}}]
+  volumes:
+  - {name: a, emptyDir: {}}
+  - {name: b, configMap: {name: c, defaultMode: 420}}
+  - {name: d, ephemeral: {volumeClaimTemplate: {spec: {accessModes: [ReadWriteOnce], volumeMode: Filesystem}}}}
   restartPolicy: Always
   dnsPolicy: ClusterFirst
   schedulerName: default-scheduler
-  terminationGracePeriodSeconds: 30
+  terminationGracePeriodSeconds: -5
   securityContext: {}
 `)
 	got := templateFrom(t, text)
@@ -103,7 +109,8 @@ spec:
 	p := podFrom(t, text)
 	defaultPod(p)
 	c := p.Spec.Containers[0]
-	if c.Ports[0].HostPort != 80 || c.Resources.Requests.Cpu().String() != "101m" || !*p.Spec.EnableServiceLinks || *p.Spec.Priority != 0 {
+	if c.Ports[0].HostPort != 80 || c.Resources.Requests.Cpu().String() != "101m" || !*p.Spec.EnableServiceLinks || *p.Spec.Priority != 0 ||
+		*p.Spec.TerminationGracePeriodSeconds != 1 {
 		t.Errorf("a pod of it has %+v", p.Spec)
 	}
 }

@@ -137,9 +137,6 @@ func (o *object) check(p *v1.Pod) {
 	o.checkNames(s)
 	o.checkGates(p)
 	o.oneOf("spec.restartPolicy", string(s.RestartPolicy), "Always", "OnFailure", "Never")
-	if s.TerminationGracePeriodSeconds != nil && *s.TerminationGracePeriodSeconds < 0 {
-		o.warnAt("spec.terminationGracePeriodSeconds", "negative; 1 second is used")
-	}
 	if seconds := s.ActiveDeadlineSeconds; seconds != nil && (*seconds < 1 || *seconds > math.MaxInt32) {
 		o.bad("spec.activeDeadlineSeconds", "whole seconds, from 1 to 2147483647")
 	}
@@ -471,8 +468,14 @@ func (o *object) checkContainer(at string, c *v1.Container, s *v1.PodSpec, named
 	o.oneOf(at+".imagePullPolicy", string(c.ImagePullPolicy), "Always", "IfNotPresent", "Never")
 	o.oneOf(at+".terminationMessagePolicy", string(c.TerminationMessagePolicy), "File", "FallbackToLogsOnError")
 	o.checkPorts(at+".ports", c.Ports, s.HostNetwork && strings.HasPrefix(at, "spec.containers"), hostPorts)
+	defined := map[string]bool{}
 	for i := range c.Env {
 		o.checkEnv(item(at+".env", i), &c.Env[i], s)
+		name := c.Env[i].Name
+		if name != "" && defined[name] && !strings.Contains(c.Env[i].Value, "$("+name+")") { // one that builds on it is meant so
+			o.warnAt(item(at+".env", i), fmt.Sprintf("hides previous definition of %q, which may be dropped when using apply", name))
+		}
+		defined[name] = true
 	}
 	for i := range c.EnvFrom {
 		o.checkEnvFrom(item(at+".envFrom", i), &c.EnvFrom[i])

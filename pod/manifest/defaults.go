@@ -18,6 +18,9 @@ func applyDefaults(p *v1.Pod) {
 	setDefault(&p.Namespace, metav1.NamespaceDefault)
 	s := &p.Spec
 	DefaultTemplate(s)
+	if *s.TerminationGracePeriodSeconds < 0 {
+		s.TerminationGracePeriodSeconds = new(int64(1))
+	}
 	setDefaultPointer(&s.EnableServiceLinks, v1.DefaultEnableServiceLinks)
 	for _, list := range [][]v1.Container{s.InitContainers, s.Containers} {
 		for i := range list {
@@ -54,6 +57,9 @@ func DefaultTemplate(s *v1.PodSpec) {
 		}
 		if v.Image != nil {
 			setDefault(&v.Image.PullPolicy, pullPolicy(v.Image.Reference))
+		}
+		if v.Ephemeral != nil && v.Ephemeral.VolumeClaimTemplate != nil {
+			setDefaultPointer(&v.Ephemeral.VolumeClaimTemplate.Spec.VolumeMode, v1.PersistentVolumeFilesystem)
 		}
 		if v.EmptyDir != nil && v.EmptyDir.SizeLimit != nil {
 			v.EmptyDir.SizeLimit.RoundUp(resource.Milli)
@@ -124,8 +130,12 @@ func containerDefaults(c *v1.Container) {
 		setDefault(&c.Ports[i].Protocol, v1.ProtocolTCP)
 	}
 	for i := range c.Env {
-		if from := c.Env[i].ValueFrom; from != nil && from.FieldRef != nil {
+		from := c.Env[i].ValueFrom
+		if from != nil && from.FieldRef != nil {
 			setDefault(&from.FieldRef.APIVersion, "v1")
+		}
+		if from != nil && from.FileKeyRef != nil {
+			setDefaultPointer(&from.FileKeyRef.Optional, false)
 		}
 	}
 	for _, list := range []v1.ResourceList{c.Resources.Limits, c.Resources.Requests} {

@@ -569,6 +569,9 @@ func (o *object) pod(root *yaml.Node) *pod.Desired {
 	if err != nil {
 		panic(fmt.Sprintf("manifest: a decoded spec cannot be written: %v", err)) // it has types of its own only
 	}
+	if grace := p.Spec.TerminationGracePeriodSeconds; grace != nil && *grace < 0 {
+		o.warnAt("spec.terminationGracePeriodSeconds", "must be >= 0; negative values are invalid and will be treated as 1")
+	}
 	applyDefaults(p)
 	o.check(p)
 	if errorsIn(o.problems) > 0 {
