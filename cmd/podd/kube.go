@@ -113,13 +113,13 @@ func objectsDir(rootDir string) string { return filepath.Join(rootDir, "objects"
 // run keeps what the API shows true, until ctx ends. The pods of the records are on
 // the board by then.
 func (k *kube) run(ctx context.Context, start func(func() error), port int) error {
-	// Nobody is told that there are none.
+	k.keeper.Load()
+	// Nobody is told that there are none. Those that were there stay as they were made.
 	for _, name := range []string{metav1.NamespaceDefault, metav1.NamespaceSystem, metav1.NamespacePublic, v1.NamespaceNodeLease} {
 		if err := k.server.EnsureNamespace(name); err != nil {
 			return err
 		}
 	}
-	k.keeper.Load()
 	start(func() error { return k.server.Run(ctx, k.pki.Certificate()) })
 	start(func() error { k.keeper.Run(ctx); return nil })
 	start(func() error { k.node.Run(ctx); return nil })
