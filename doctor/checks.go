@@ -77,7 +77,7 @@ func kernelVersion(h Host) Finding {
 func cgroups(h Host) Finding {
 	var v2 string
 	v1 := map[string]bool{}
-	for _, m := range h.mountinfo() {
+	for _, m := range h.mounts {
 		switch m.fsType {
 		case "cgroup2":
 			v2 = m.at

@@ -58,6 +58,8 @@ type Host struct {
 	RootDir string // the agent's --root-dir
 	Bridge  string // the agent's --bridge
 	Kernel  Kernel
+
+	mounts []mount // of mountinfo, read once by run
 }
 
 type check struct {
@@ -101,6 +103,7 @@ func (h Host) Obstacles() []Finding {
 
 func (h Host) run(possibleOnly bool) []Finding {
 	var out []Finding
+	h.mounts = h.mountinfo()
 	for _, c := range checks {
 		if possibleOnly && !c.possible {
 			continue
@@ -181,7 +184,7 @@ var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\13
 // one place the last.
 func (h Host) mountOf(path string) mount {
 	var best mount
-	for _, m := range h.mountinfo() {
+	for _, m := range h.mounts {
 		if (m.at == "/" || path == m.at || strings.HasPrefix(path, m.at+"/")) && len(m.at) >= len(best.at) {
 			best = m
 		}

@@ -258,7 +258,7 @@ func TestStdinOutlivesTheAgent(t *testing.T) {
 	c.cancel()
 	c.ended(t)
 	w.open() // a new agent
-	again, err := w.host.Adopt(ctxOf(t), s.uid)
+	again, _, err := w.host.Adopt(ctxOf(t), s.uid)
 	must(t, err)
 	c = w.attach(again, r.ID, true, nil)
 	io.WriteString(c.in, "after\n")

@@ -300,21 +300,22 @@ func socketAddress(dir *os.File) unix.Sockaddr {
 	return &unix.SockaddrUnix{Name: "/proc/self/fd/" + strconv.Itoa(int(dir.Fd())) + "/" + socketName}
 }
 
-// Adopt finds the pod's live sandbox; [ErrNoSandbox] if there is none.
-func (h *Host) Adopt(ctx context.Context, uid string) (*Sandbox, error) {
+// Adopt finds the pod's live sandbox, and what its pause process knows;
+// [ErrNoSandbox] if there is none.
+func (h *Host) Adopt(ctx context.Context, uid string) (*Sandbox, State, error) {
 	s := &Sandbox{h, uid}
 	state, files, err := s.state(ctx)
 	closeAll(files)
 	if errors.Is(err, ErrLost) {
-		return nil, ErrNoSandbox
+		return nil, State{}, ErrNoSandbox
 	}
 	if err != nil {
-		return nil, err
+		return nil, State{}, err
 	}
 	if state.Trouble != "" {
-		return nil, ErrNoSandbox // its making was interrupted, and would have failed
+		return nil, State{}, ErrNoSandbox // its making was interrupted, and would have failed
 	}
-	return s, nil
+	return s, stateOf(&state), nil
 }
 
 // List returns the uids of all pods that have a directory here, alive or not.

@@ -152,6 +152,10 @@ func (s *Sandbox) State(ctx context.Context) (State, error) {
 	if err != nil {
 		return State{}, err
 	}
+	return stateOf(&w), nil
+}
+
+func stateOf(w *wire.State) State {
 	state := State{
 		UID: w.Up.UID, ID: w.Up.ID, Attempt: w.Up.Attempt, Pid: w.Pid,
 		UpAt: time.Unix(0, w.UpAt), Hostname: w.Up.Hostname,
@@ -159,7 +163,7 @@ func (s *Sandbox) State(ctx context.Context) (State, error) {
 	for i := range w.Containers {
 		state.Containers = append(state.Containers, containerOf(&w.Containers[i]))
 	}
-	return state, nil
+	return state
 }
 
 func containerOf(w *wire.Container) Container {

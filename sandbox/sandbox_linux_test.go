@@ -333,9 +333,7 @@ func TestPodOutlivesAKilledAgent(t *testing.T) {
 	agent.Wait()
 
 	id := strings.Repeat("c", 64)
-	s, err := w.host.Adopt(ctxOf(t), "adopted")
-	must(t, err)
-	st, err := s.State(ctxOf(t))
+	s, st, err := w.host.Adopt(ctxOf(t), "adopted")
 	if err != nil || st.ID != strings.Repeat("a", 64) || len(st.Containers) != 1 || st.Containers[0].Exit != nil {
 		t.Fatalf("adopted: %+v, %v", st, err)
 	}
@@ -365,7 +363,7 @@ func TestPodOutlivesAKilledAgent(t *testing.T) {
 	}
 	must(t, s.Forget(ctxOf(t), id))
 	must(t, w.host.Destroy(ctxOf(t), "adopted"))
-	if _, err := w.host.Adopt(ctxOf(t), "adopted"); !errors.Is(err, ErrNoSandbox) {
+	if _, _, err := w.host.Adopt(ctxOf(t), "adopted"); !errors.Is(err, ErrNoSandbox) {
 		t.Fatalf("adopting a destroyed sandbox: %v", err)
 	}
 }
@@ -397,7 +395,7 @@ func TestEnsureIsRepeatable(t *testing.T) {
 	if _, err := w.host.Ensure(ctxOf(t), want); err == nil || !strings.Contains(err.Error(), "no address left") {
 		t.Fatalf("a failing network: %v", err)
 	}
-	if _, err := w.host.Adopt(ctxOf(t), "failing"); !errors.Is(err, ErrNoSandbox) {
+	if _, _, err := w.host.Adopt(ctxOf(t), "failing"); !errors.Is(err, ErrNoSandbox) {
 		t.Fatalf("a half-made sandbox must not stay: %v", err)
 	}
 	w.host.Destroy(ctxOf(t), "failing")

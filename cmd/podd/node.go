@@ -1,9 +1,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -33,36 +35,35 @@ func nodeIdentity(override, bridge string) (name string, ips []netip.Addr, err e
 func hostIP(family int, bridge string) (netip.Addr, bool) {
 	preferred := map[int]bool{}
 	routes, err := netlink.RouteList(nil, family)
+	addrs, addrErr := netlink.AddrList(nil, family)
+	if errors.Is(addrErr, netlink.ErrDumpInterrupted) {
+		addrErr = nil // others come and go meanwhile
+	}
+	if err != nil || addrErr != nil {
+		return netip.Addr{}, false // a host without the family
+	}
 	for _, r := range routes {
 		if r.Dst == nil || r.Dst.IP.IsUnspecified() {
 			preferred[r.LinkIndex] = true
 		}
 	}
-	links, linkErr := netlink.LinkList()
-	if err != nil || linkErr != nil {
-		return netip.Addr{}, false // a host without the family
+	own := 0 // the bridge's index; 0: there is none yet
+	if l, err := netlink.LinkByName(bridge); err == nil {
+		own = l.Attrs().Index
 	}
+	slices.SortStableFunc(addrs, func(a, b netlink.Addr) int { return a.LinkIndex - b.LinkIndex })
 	var found netip.Addr
-	for _, l := range links {
-		if l.Attrs().Name == bridge {
+	for _, a := range addrs {
+		ip, ok := netip.AddrFromSlice(a.IP)
+		ip = ip.Unmap()
+		if !ok || !ip.IsGlobalUnicast() || a.LinkIndex == own {
 			continue
 		}
-		addrs, err := netlink.AddrList(l, family)
-		if err != nil {
-			continue
+		if preferred[a.LinkIndex] {
+			return ip, true
 		}
-		for _, a := range addrs {
-			ip, ok := netip.AddrFromSlice(a.IP)
-			ip = ip.Unmap()
-			if !ok || !ip.IsGlobalUnicast() {
-				continue
-			}
-			if preferred[l.Attrs().Index] {
-				return ip, true
-			}
-			if !found.IsValid() {
-				found = ip
-			}
+		if !found.IsValid() {
+			found = ip
 		}
 	}
 	return found, found.IsValid()

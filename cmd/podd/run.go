@@ -227,6 +227,16 @@ func newAgent(ctx context.Context, o *runOptions, log logr.Logger) (*agent, erro
 			return nil, fmt.Errorf("cannot prepare directories: %w", err)
 		}
 	}
+	var err error
+	if a.store, err = store.Open(store.Config{RootDir: o.rootDir, RunDir: o.runDir, Logger: log.WithName("store")}); err != nil {
+		return nil, err
+	}
+	listed := make(chan error, 1)
+	go func() { // beside what follows, which reads a.records once it hears that they are listed
+		var err error
+		a.records, err = a.store.List()
+		listed <- err
+	}()
 	nodeName, hostIPs, err := nodeIdentity(o.hostname, o.bridge)
 	if err != nil {
 		return nil, err
@@ -266,10 +276,7 @@ func newAgent(ctx context.Context, o *runOptions, log logr.Logger) (*agent, erro
 		return nil, err
 	}
 	a.meter = native.NewMeter(a.runtime)
-	if a.store, err = store.Open(store.Config{RootDir: o.rootDir, RunDir: o.runDir, Logger: log.WithName("store")}); err != nil {
-		return nil, err
-	}
-	if a.records, err = a.store.List(); err != nil {
+	if err := <-listed; err != nil {
 		return nil, err
 	}
 	if err := a.runtime.Reconcile(ctx, a.records); err != nil {

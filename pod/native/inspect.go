@@ -25,19 +25,12 @@ func (r *Runtime) Inspect(ctx context.Context, t pod.Target) (pod.Inspected, err
 	if t.Pod != nil {
 		found.Volumes = r.volumesPresent(ctx, t)
 	}
-	s, err := r.Sandboxes.Adopt(ctx, string(t.UID))
+	s, st, err := r.Sandboxes.Adopt(ctx, string(t.UID))
 	if errors.Is(err, sandbox.ErrNoSandbox) {
 		return found, nil
 	}
 	if err != nil {
 		return pod.Inspected{}, fmt.Errorf("cannot take over the sandbox of pod %s: %w", r.podName(t.UID), err)
-	}
-	st, err := s.State(ctx)
-	if errors.Is(err, sandbox.ErrLost) {
-		return found, nil
-	}
-	if err != nil {
-		return pod.Inspected{}, fmt.Errorf("cannot ask the sandbox of pod %s: %w", r.podName(t.UID), err)
 	}
 	live.setSandbox(s)
 	found.Sandbox = &pod.FoundSandbox{ID: st.ID, Attempt: st.Attempt, UpAt: st.UpAt, IPs: t.IPs}

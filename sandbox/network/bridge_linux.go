@@ -198,16 +198,9 @@ func defaultMTU(nl *netlink.Handle) (int, error) {
 	return mtu, nil
 }
 
-// hostRoutes lists the host's routes and own addresses, except those of the bridge.
-func hostRoutes(nl *netlink.Handle, bridge string) ([]route, error) {
-	links, err := nl.LinkList()
-	if err != nil {
-		return nil, fmt.Errorf("cannot list links: %w", err)
-	}
-	names := map[int]string{}
-	for _, l := range links {
-		names[l.Attrs().Index] = l.Attrs().Name
-	}
+// hostRoutes lists those of the host's routes and own addresses that overlap any of
+// some ranges, except those of the bridge.
+func hostRoutes(nl *netlink.Handle, bridge string, ranges []netip.Prefix) ([]route, error) {
 	var out []route
 	for _, table := range []int{unix.RT_TABLE_MAIN, unix.RT_TABLE_LOCAL} {
 		routes, err := nl.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: table}, netlink.RT_FILTER_TABLE)
@@ -215,8 +208,16 @@ func hostRoutes(nl *netlink.Handle, bridge string) ([]route, error) {
 			return nil, fmt.Errorf("cannot list routes: %w", err)
 		}
 		for _, r := range routes {
-			if p, ok := prefixOf(r.Dst); ok && names[r.LinkIndex] != bridge {
-				out = append(out, route{p, names[r.LinkIndex]})
+			p, ok := prefixOf(r.Dst)
+			if !ok || !slices.ContainsFunc(ranges, p.Overlaps) {
+				continue
+			}
+			link := "" // of a route that leads nowhere, or of a link that has just gone
+			if l, err := nl.LinkByIndex(r.LinkIndex); err == nil {
+				link = l.Attrs().Name
+			}
+			if link != bridge {
+				out = append(out, route{p, link})
 			}
 		}
 	}
@@ -235,7 +236,7 @@ func Overlaps(bridge string, cidrs []netip.Prefix) ([]error, error) {
 	if byDefault {
 		cidrs = []netip.Prefix{defaultIPv4} // the generated one is nobody's
 	}
-	routes, err := hostRoutes(nl, bridge)
+	routes, err := hostRoutes(nl, bridge, cidrs)
 	if err != nil {
 		return nil, err
 	}

@@ -146,7 +146,7 @@ func (n *Network) choosePrefixes(c Config) error {
 		n.log.Info("this host has no IPv6: pods get IPv4 addresses only")
 		prefixes = prefixes[:1]
 	}
-	routes, err := hostRoutes(n.nl, n.bridge)
+	routes, err := hostRoutes(n.nl, n.bridge, prefixes)
 	if err != nil {
 		return err
 	}
