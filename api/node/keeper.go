@@ -25,10 +25,11 @@ const (
 // LeaseNamespace is where nodes have their leases.
 const LeaseNamespace = "kube-node-lease"
 
-// Resources that a Keeper writes.
+// Resources that a Keeper writes, and the one that it counts its events by.
 var (
 	Nodes  = schema.GroupResource{Resource: "nodes"}
 	Leases = schema.GroupResource{Group: "coordination.k8s.io", Resource: "leases"}
+	events = schema.GroupResource{Resource: "events"}
 )
 
 // Keeper keeps the Node and its Lease in the store.
@@ -36,8 +37,12 @@ type Keeper struct {
 	Store *objects.Store
 	Facts Facts
 	// Look measures the machine; it is called every ten seconds.
-	Look   func(context.Context) (Load, error)
+	Look func(context.Context) (Load, error)
+	// Event records an event as it is now; it returns at once. nil: nobody is told.
+	Event  func(*v1.Event)
 	Logger logr.Logger
+
+	states map[v1.NodeConditionType]string // that were told, that of taking pods under ""; Run's own
 }
 
 // Run keeps both until ctx ends. The first Node is there before Run waits.
@@ -77,6 +82,7 @@ func (k *Keeper) show(load Load, now time.Time) error {
 	if err != nil {
 		return err
 	}
+	k.tellState(stored.(*v1.Node), now)
 	_, err = k.Store.Renew(objects.Key{Resource: Leases, Namespace: LeaseNamespace, Name: k.Facts.Name}, func(old objects.Object) (objects.Object, error) {
 		lease := &coordination.Lease{ObjectMeta: metav1.ObjectMeta{
 			Namespace: LeaseNamespace, Name: k.Facts.Name, UID: k.uid(Leases), CreationTimestamp: metav1.NewTime(now).Rfc3339Copy(),

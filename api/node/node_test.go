@@ -8,8 +8,10 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -174,6 +176,68 @@ func TestNodeAndLeaseAreKept(t *testing.T) {
 		if _, after := get(); time.Since(after.Spec.RenewTime.Time) < 50*time.Second {
 			t.Error("the lease is renewed although the machine cannot be looked at")
 		}
+	})
+}
+
+// The reasons and messages are the kubelet's, for those who look for them.
+func TestTheNodesEventsAreTheKubelets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := objects.New()
+		var load atomic.Pointer[Load]
+		load.Store(&plenty)
+		var told []string
+		k := &Keeper{Store: store, Facts: facts, Logger: logr.Discard(), Look: func(context.Context) (Load, error) { return *load.Load(), nil }}
+		k.Event = func(e *v1.Event) {
+			stored := e.DeepCopy()
+			if _, err := store.Update(objects.Key{Resource: events, Namespace: "default", Name: e.Name},
+				func(objects.Object) (objects.Object, error) { return stored, nil }); err != nil {
+				t.Error(err)
+			}
+			n, _ := store.Get(objects.Key{Resource: Nodes, Name: "box"})
+			o := e.InvolvedObject
+			if e.Namespace != "default" || o.Kind != "Node" || o.Name != "box" || o.UID != n.GetUID() || e.Source.Component != "kubelet" || e.Type != "Normal" {
+				t.Errorf("%+v", e)
+			}
+			told = append(told, fmt.Sprintf("%s x%d: %s", e.Reason, e.Count, e.Message))
+		}
+		expect := func(want ...string) {
+			t.Helper()
+			synctest.Wait()
+			if !slices.Equal(told, want) {
+				t.Errorf("told %q, want %q", told, want)
+			}
+			told = nil
+		}
+		cordon := func(yes bool) {
+			if _, err := store.Update(objects.Key{Resource: Nodes, Name: "box"}, func(old objects.Object) (objects.Object, error) {
+				n := old.(*v1.Node).DeepCopy()
+				n.Spec.Unschedulable = yes
+				return n, nil
+			}); err != nil {
+				t.Error(err)
+			}
+			time.Sleep(looked)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		go k.Run(ctx)
+		expect("Starting x1: Starting kubelet.", "NodeHasSufficientMemory x1: Node box status is now: NodeHasSufficientMemory",
+			"NodeHasNoDiskPressure x1: Node box status is now: NodeHasNoDiskPressure", "NodeHasSufficientPID x1: Node box status is now: NodeHasSufficientPID",
+			"NodeReady x1: Node box status is now: NodeReady")
+		time.Sleep(10 * time.Minute)
+		expect()
+		starved := plenty
+		starved.AvailableBytes = 0
+		load.Store(&starved)
+		time.Sleep(looked)
+		expect("NodeHasInsufficientMemory x1: Node box status is now: NodeHasInsufficientMemory")
+		load.Store(&plenty)
+		time.Sleep(looked)
+		expect("NodeHasSufficientMemory x2: Node box status is now: NodeHasSufficientMemory")
+		cordon(true)
+		expect("NodeNotSchedulable x1: Node box status is now: NodeNotSchedulable")
+		cordon(false)
+		expect("NodeSchedulable x1: Node box status is now: NodeSchedulable")
 	})
 }
 

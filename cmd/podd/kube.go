@@ -78,6 +78,7 @@ func (a *agent) newKube(ctx context.Context, watchLogs func(dir string) (<-chan 
 		Store: k.store, Board: a.board, Loader: a.watcher, Runner: a.manager, Node: a.facts.Name, Logger: log,
 		EventsFile: filepath.Join(a.runDir, "events.json"),
 	})
+	k.node.Event = k.keeper.Event
 	podLogs := podlogs.Config{Board: a.board, Dir: a.podLogsDir, Watch: watchLogs, Logger: log}
 	pods := k.keeper.Kind(podLogs, func(key objects.Key, o *metav1.DeleteOptions) error { return k.server.Delete(key, o) })
 	declared.Connect(&pods, a.manager)
