@@ -32,7 +32,12 @@ type Reacher interface {
 func Connect(kind *rest.Kind, pods Reacher) {
 	on := func(name string, serve func(w http.ResponseWriter, r *http.Request, p *v1.Pod) error) {
 		kind.Sub[name] = &rest.Subresource{Handler: func(w http.ResponseWriter, r *http.Request, o objects.Object) {
-			if err := serve(w, r, asPod(o)); err != nil {
+			p := asPod(o)
+			err := placed(p)
+			if err == nil {
+				err = serve(w, r, p)
+			}
+			if err != nil {
 				rest.Fail(r.Context(), err)
 			}
 		}}
@@ -66,6 +71,14 @@ func Connect(kind *rest.Kind, pods Reacher) {
 		}
 		return err
 	})
+}
+
+// placed refuses to connect to a pod that has no node yet.
+func placed(p *v1.Pod) error {
+	if p.Spec.NodeName == "" {
+		return apierrors.NewBadRequest(fmt.Sprintf("pod %s does not have a host assigned", p.Name))
+	}
+	return nil
 }
 
 // connectTo is the container that a request means: the one it names, or the only one

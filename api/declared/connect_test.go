@@ -1,10 +1,21 @@
 package declared
 
 import (
+	"strings"
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
 )
+
+func TestNobodyConnectsToAPodWithoutANode(t *testing.T) {
+	w := newWorld(t)
+	w.do("POST", podsPath, plainPod("web", "  schedulingGates: [{name: example.com/open}]"))
+	for _, what := range []string{"exec?command=ls", "attach", "portforward", "proxy/", "log"} {
+		if got := w.do("GET", podsPath+"/web/"+what, ""); got.code != 400 || !strings.Contains(string(got.body), "pod web does not have a host assigned") {
+			t.Errorf("%s: %d %s", what, got.code, got.body)
+		}
+	}
+}
 
 // Source: Kubernetes, the registry of pods, which looks at spec.containers alone for a
 // container that is not named.

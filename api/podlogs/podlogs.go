@@ -101,6 +101,9 @@ func logAttempt(p *v1.Pod, container string, previous bool) (attempt int, runnin
 		if !slices.Contains(pod.ContainerNames(p), container) {
 			return 0, false, fmt.Errorf("container %s is not valid for pod %s", container, p.Name)
 		}
+		if p.Spec.NodeName == "" {
+			return 0, false, fmt.Errorf("pod %s does not have a host assigned", p.Name)
+		}
 		return 0, false, fmt.Errorf("container %q in pod %q is waiting to start: ContainerCreating", container, p.Name)
 	}
 	newest := int(status.RestartCount)
