@@ -11,6 +11,8 @@ import (
 
 	"github.com/go-logr/logr"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"podd/internal/timerslack"
 )
 
 // Config says where sandboxes live and what their pause processes execute.
@@ -20,7 +22,10 @@ type Config struct {
 	RunDir string
 	// PauseBinary is the path of podd-pause. It is read once, by [Open].
 	PauseBinary string
-	Logger      logr.Logger
+	// TimerSlack is what pause processes, and so their containers, have; 0: the
+	// agent's own.
+	TimerSlack timerslack.Inherited
+	Logger     logr.Logger
 }
 
 // Errors that callers act on.

@@ -203,6 +203,9 @@ func (h *Host) spawn(w Want, flags uintptr, up *wire.Up) (pid int, err error) {
 	}
 	program := "/proc/self/fd/" + strconv.Itoa(int(h.program.Fd()))
 	fork := func() (int, error) {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		h.cfg.TimerSlack.Restore()
 		for _, t := range tasks {
 			if _, err := unix.Write(int(t.Fd()), []byte("0")); err != nil {
 				return 0, cannot("join the pause process's cgroup", err)

@@ -30,6 +30,7 @@ import (
 	"podd/images"
 	"podd/internal/sdnotify"
 	"podd/internal/seal"
+	"podd/internal/timerslack"
 	"podd/logs"
 	"podd/metrics"
 	"podd/pod"
@@ -214,6 +215,10 @@ type agent struct {
 	systemd  *sdnotify.Notifier // nil when systemd does not listen
 }
 
+// timerSlack is by how much the agent's timers may be late, so that each probe
+// does not wake the runtime's monitor again and again.
+const timerSlack = time.Millisecond
+
 func newAgent(ctx context.Context, o *runOptions, log logr.Logger) (*agent, error) {
 	a := &agent{runOptions: o, log: log, board: pod.NewBoard()}
 	// Pods do not need the agent to live, but a machine that is out of memory
@@ -244,7 +249,8 @@ func newAgent(ctx context.Context, o *runOptions, log logr.Logger) (*agent, erro
 	if err := volumes.Share(o.rootDir); err != nil {
 		return nil, err
 	}
-	sandboxes, err := sandbox.Open(sandbox.Config{RunDir: o.runDir, PauseBinary: o.pauseBinary, Logger: log.WithName("sandbox")})
+	inherited := timerslack.Relax(timerSlack)
+	sandboxes, err := sandbox.Open(sandbox.Config{RunDir: o.runDir, PauseBinary: o.pauseBinary, TimerSlack: inherited, Logger: log.WithName("sandbox")})
 	if err != nil {
 		return nil, err
 	}

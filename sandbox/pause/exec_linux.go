@@ -286,6 +286,7 @@ func (p *process) execOnThread(e *execution, ct *container, stdio [3]int, cgroup
 	done := make(chan result, 1)
 	p.onThread(func() {
 		var r result
+		p.slack.Restore()
 		r.pid, r.master, r.err = stage.Join(j)
 		done <- r
 	})
