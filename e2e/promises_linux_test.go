@@ -234,13 +234,13 @@ func (s *story) pss(pid int) float64 {
 
 func TestProgramsAreSmall(t *testing.T) {
 	dir := t.TempDir()
+	build := exec.Command("make", "-C", "..", "build", "BIN="+dir)
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
 	for name, limit := range map[string]int64{"podd": agentSizeBytes, "podd-pause": pauseSizeBytes} {
 		path := filepath.Join(dir, name)
-		build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, "podd/cmd/"+name)
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
 		info, err := os.Stat(path)
 		if err != nil {
 			t.Fatal(err)
