@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 
 	v1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -19,6 +20,7 @@ import (
 	"podd/api/rest"
 	"podd/api/stream"
 	"podd/pod"
+	"podd/pod/manifest"
 )
 
 // Kind is the kind Pod as package rest serves it, but for what needs a connection into
@@ -120,7 +122,22 @@ func (k *Keeper) warnings(o, old objects.Object) []string {
 	if err != nil {
 		return nil
 	}
+	parsed.Problems = slices.DeleteFunc(parsed.Problems, func(problem manifest.Problem) bool { return hasEffect(asPod(o), problem.Field) })
 	return warnings(parsed.Problems)
+}
+
+// hasEffect says of a field without meaning in a file that it has one in the API, which
+// finds pods their place and keeps what finalizers hold.
+func hasEffect(p *v1.Pod, path string) bool {
+	switch path {
+	case "metadata.finalizers", "spec.nodeName", "spec.nodeSelector", "spec.schedulerName", "spec.tolerations":
+		return true
+	case "spec.priority": // it follows from the class
+		return p.Spec.PriorityClassName != ""
+	case "spec.affinity":
+		return p.Spec.Affinity.PodAffinity == nil && p.Spec.Affinity.PodAntiAffinity == nil
+	}
+	return false
 }
 
 // admit asks what depends on other objects, and finds a pod its place.

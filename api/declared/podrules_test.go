@@ -236,6 +236,28 @@ func TestMistakesOfAPodAreToldAsAnAPIServerTellsThem(t *testing.T) {
 	}
 }
 
+// A file's pod has no use for these fields; the API finds pods their place and keeps what
+// finalizers hold.
+func TestNobodyIsWarnedOfWhatHasAnEffectInTheAPI(t *testing.T) {
+	for spec, want := range map[string]string{
+		`nodeSelector: {a: b}, schedulerName: mine, tolerations: [{operator: Exists}], nodeName: node`:                                    "",
+		`affinity: {nodeAffinity: {preferredDuringSchedulingIgnoredDuringExecution: []}}`:                                                 "",
+		`affinity: {podAntiAffinity: {}}, topologySpreadConstraints: [{maxSkew: 1, topologyKey: zone, whenUnsatisfiable: DoNotSchedule}]`: "spec.affinity spec.topologySpreadConstraints",
+		`priorityClassName: system-node-critical`:                                                                                         "spec.priorityClassName",
+	} {
+		p := podFrom(t, `{metadata: {name: web, namespace: default, finalizers: [example.com/hold]}, spec: {containers: [{name: a, image: "a:1"}], `+spec+`}}`)
+		defaultPod(p)
+		var fields []string
+		for _, text := range (&Keeper{}).warnings(p, nil) {
+			field, _, _ := strings.Cut(text, ":")
+			fields = append(fields, field)
+		}
+		if got := strings.Join(fields, " "); got != want {
+			t.Errorf("%s: warned of %q, want %q", spec, got, want)
+		}
+	}
+}
+
 func TestGraceOfADeletion(t *testing.T) {
 	for name, test := range map[string]struct {
 		change func(p *v1.Pod)
@@ -270,29 +292,36 @@ func TestAPodHasItsPlaceWhereItFits(t *testing.T) {
 	affinity := func(term string) string {
 		return `containers: [{}], affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [` + term + `]}}}`
 	}
+	tainted := func(effect v1.TaintEffect) func(n *v1.Node) {
+		return func(n *v1.Node) { n.Spec.Taints = []v1.Taint{{Key: "a", Value: "b", Effect: effect}} }
+	}
 	for name, test := range map[string]struct {
 		node   func(n *v1.Node)
 		pod    string
 		others []string
 		want   string
 	}{
-		"it fits":              {nil, `containers: [{resources: {requests: {cpu: "1"}}}]`, []string{`containers: [{resources: {requests: {cpu: "1"}}}]`}, ""},
-		"too much":             {nil, `containers: [{resources: {requests: {cpu: "1", memory: 2Gi}}}]`, []string{`containers: [{resources: {requests: {cpu: 1500m}}}]`}, "Insufficient cpu; Insufficient memory"},
-		"an init container":    {nil, `initContainers: [{resources: {requests: {cpu: "3"}}}], containers: [{}]`, nil, "Insufficient cpu"},
-		"sidecars add up":      {nil, `initContainers: [{restartPolicy: Always, resources: {requests: {cpu: "1"}}}], containers: [{resources: {requests: {cpu: 1500m}}}]`, nil, "Insufficient cpu"},
-		"overhead":             {nil, `overhead: {cpu: "3"}, containers: [{}]`, nil, "Insufficient cpu"},
-		"unknown resources":    {nil, `containers: [{resources: {requests: {example.com/gpu: "1"}}}]`, nil, "Insufficient example.com/gpu"},
-		"too many":             {nil, `containers: [{}]`, []string{`containers: [{}]`, `containers: [{}]`, `containers: [{}]`}, "Too many pods"},
-		"a port":               {nil, ported, []string{ported}, "node(s) didn't have free ports for the requested pod ports"},
-		"the port of udp":      {nil, ported, []string{`containers: [{ports: [{hostPort: 80, protocol: UDP}]}]`}, ""},
-		"of another address":   {nil, `containers: [{ports: [{hostPort: 80, protocol: TCP, hostIP: 127.0.0.1}]}]`, []string{`containers: [{ports: [{hostPort: 80, protocol: TCP, hostIP: 127.0.0.2}]}]`}, ""},
-		"a selector":           {nil, `containers: [{}], nodeSelector: {disk: ssd}`, nil, ""},
-		"another selector":     {nil, `containers: [{}], nodeSelector: {disk: hdd}`, nil, "node(s) didn't match Pod's node affinity/selector"},
-		"affinity":             {nil, affinity(`{matchExpressions: [{key: cores, operator: Gt, values: ["2"]}, {key: gpu, operator: DoesNotExist}]}`), nil, ""},
-		"any term":             {nil, affinity(`{matchExpressions: [{key: disk, operator: In, values: [hdd]}]}, {matchFields: [{key: metadata.name, operator: In, values: [node]}]}`), nil, ""},
-		"no term":              {nil, affinity(`{matchExpressions: [{key: disk, operator: NotIn, values: [ssd]}]}, {}`), nil, "node(s) didn't match Pod's node affinity/selector"},
-		"cordoned":             {func(n *v1.Node) { n.Spec.Unschedulable = true }, `containers: [{}]`, nil, "node(s) were unschedulable"},
-		"tainted all the same": {func(n *v1.Node) { n.Spec.Taints = []v1.Taint{{Key: "a", Effect: v1.TaintEffectNoSchedule}} }, `containers: [{}]`, nil, ""},
+		"it fits":            {nil, `containers: [{resources: {requests: {cpu: "1"}}}]`, []string{`containers: [{resources: {requests: {cpu: "1"}}}]`}, ""},
+		"too much":           {nil, `containers: [{resources: {requests: {cpu: "1", memory: 2Gi}}}]`, []string{`containers: [{resources: {requests: {cpu: 1500m}}}]`}, "Insufficient cpu; Insufficient memory"},
+		"an init container":  {nil, `initContainers: [{resources: {requests: {cpu: "3"}}}], containers: [{}]`, nil, "Insufficient cpu"},
+		"sidecars add up":    {nil, `initContainers: [{restartPolicy: Always, resources: {requests: {cpu: "1"}}}], containers: [{resources: {requests: {cpu: 1500m}}}]`, nil, "Insufficient cpu"},
+		"overhead":           {nil, `overhead: {cpu: "3"}, containers: [{}]`, nil, "Insufficient cpu"},
+		"unknown resources":  {nil, `containers: [{resources: {requests: {example.com/gpu: "1"}}}]`, nil, "Insufficient example.com/gpu"},
+		"too many":           {nil, `containers: [{}]`, []string{`containers: [{}]`, `containers: [{}]`, `containers: [{}]`}, "Too many pods"},
+		"a port":             {nil, ported, []string{ported}, "node(s) didn't have free ports for the requested pod ports"},
+		"the port of udp":    {nil, ported, []string{`containers: [{ports: [{hostPort: 80, protocol: UDP}]}]`}, ""},
+		"of another address": {nil, `containers: [{ports: [{hostPort: 80, protocol: TCP, hostIP: 127.0.0.1}]}]`, []string{`containers: [{ports: [{hostPort: 80, protocol: TCP, hostIP: 127.0.0.2}]}]`}, ""},
+		"a selector":         {nil, `containers: [{}], nodeSelector: {disk: ssd}`, nil, ""},
+		"another selector":   {nil, `containers: [{}], nodeSelector: {disk: hdd}`, nil, "node(s) didn't match Pod's node affinity/selector"},
+		"affinity":           {nil, affinity(`{matchExpressions: [{key: cores, operator: Gt, values: ["2"]}, {key: gpu, operator: DoesNotExist}]}`), nil, ""},
+		"any term":           {nil, affinity(`{matchExpressions: [{key: disk, operator: In, values: [hdd]}]}, {matchFields: [{key: metadata.name, operator: In, values: [node]}]}`), nil, ""},
+		"no term":            {nil, affinity(`{matchExpressions: [{key: disk, operator: NotIn, values: [ssd]}]}, {}`), nil, "node(s) didn't match Pod's node affinity/selector"},
+		"cordoned":           {func(n *v1.Node) { n.Spec.Unschedulable = true }, `containers: [{}]`, nil, "node(s) were unschedulable"},
+		"tainted":            {tainted(v1.TaintEffectNoSchedule), `containers: [{}]`, nil, "node(s) had untolerated taint(s)"},
+		"tainted for all":    {tainted(v1.TaintEffectNoExecute), `containers: [{}], tolerations: [{key: a, effect: NoSchedule, operator: Exists}]`, nil, "node(s) had untolerated taint(s)"},
+		"tainted a little":   {tainted(v1.TaintEffectPreferNoSchedule), `containers: [{}]`, nil, ""},
+		"tolerated":          {tainted(v1.TaintEffectNoSchedule), `containers: [{}], tolerations: [{key: a, operator: Equal, value: b}]`, nil, ""},
+		"all tolerated":      {tainted(v1.TaintEffectNoExecute), `containers: [{}], tolerations: [{operator: Exists}]`, nil, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := node.DeepCopy()

@@ -6,16 +6,16 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/go-logr/logr"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/selection"
 )
 
 // misfits says, in the scheduler's words and order, why a pod cannot have its place
-// on the node beside others; empty: it can. Taints keep nobody away: there is no other
-// node. A nil node is one of which nothing is known.
-// Source: kube-scheduler, plugins NodeUnschedulable, NodeAffinity, NodePorts and
-// NodeResourcesFit.
+// on the node beside others; empty: it can. A nil node is one of which nothing is known.
+// Source: kube-scheduler, plugins NodeUnschedulable, TaintToleration, NodeAffinity,
+// NodePorts and NodeResourcesFit.
 func misfits(p *v1.Pod, node *v1.Node, others []*v1.Pod) []string {
 	var why []string
 	if node == nil {
@@ -26,6 +26,9 @@ func misfits(p *v1.Pod, node *v1.Node, others []*v1.Pod) []string {
 	}
 	if node.Spec.Unschedulable {
 		why = append(why, "node(s) were unschedulable")
+	}
+	if !toleratesAll(p, node.Spec.Taints) {
+		why = append(why, "node(s) had untolerated taint(s)")
 	}
 	if !selects(p, node) {
 		why = append(why, "node(s) didn't match Pod's node affinity/selector")
@@ -62,6 +65,19 @@ func unschedulable(why []string) string {
 		all[i] = "1 " + all[i]
 	}
 	return fmt.Sprintf("0/1 nodes are available: %s.", strings.Join(all, ", "))
+}
+
+// toleratesAll says whether a pod tolerates each taint that keeps new pods away.
+func toleratesAll(p *v1.Pod, taints []v1.Taint) bool {
+	for i := range taints {
+		tolerated := taints[i].Effect == v1.TaintEffectPreferNoSchedule || slices.ContainsFunc(p.Spec.Tolerations, func(t v1.Toleration) bool {
+			return t.ToleratesTaint(logr.Discard(), &taints[i], true)
+		})
+		if !tolerated {
+			return false
+		}
+	}
+	return true
 }
 
 // selects says whether a pod's nodeSelector and required node affinity match.

@@ -17,6 +17,8 @@ var absentKinds = map[schema.GroupVersionResource]string{
 	{Group: "apps", Version: "v1", Resource: "deployments"}:  "Deployment",
 	{Group: "apps", Version: "v1", Resource: "replicasets"}:  "ReplicaSet",
 	{Group: "apps", Version: "v1", Resource: "statefulsets"}: "StatefulSet",
+	// kubectl apply looks here for a kind that it does not know.
+	{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}: "CustomResourceDefinition",
 }
 
 // absent returns the kind of which a request lists what there is, where there is

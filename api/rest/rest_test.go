@@ -293,6 +293,7 @@ func TestOfSomeKindsThereAreNone(t *testing.T) {
 	for path, want := range map[string]string{
 		"/api/v1/namespaces/kube-system/replicationcontrollers":          "ReplicationControllerList v1 list  replicationcontrollers kube-system",
 		"/apis/apps/v1/namespaces/kube-system/replicasets?limit=500":     "ReplicaSetList apps/v1 list apps replicasets kube-system",
+		"/apis/apiextensions.k8s.io/v1/customresourcedefinitions":        "CustomResourceDefinitionList apiextensions.k8s.io/v1 list apiextensions.k8s.io customresourcedefinitions ",
 		"/apis/apps/v1/daemonsets":                                       "DaemonSetList apps/v1 list apps daemonsets ",
 		"/apis/apps/v1/namespaces/default/deployments?labelSelector=a=b": "DeploymentList apps/v1 list apps deployments default",
 	} {
