@@ -2,6 +2,8 @@ package rest
 
 import (
 	"bufio"
+	"bytes"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -118,6 +122,70 @@ func (h hastyWriter) SetWriteDeadline(t time.Time) error {
 		t = t.Add(-writeWait).Add(50 * time.Millisecond)
 	}
 	return http.NewResponseController(h.ResponseWriter).SetWriteDeadline(t)
+}
+
+// A client that opens no window for an answer loses the answer, at the server's
+// deadline; what takes long is not bound by it.
+func TestAShortAnswerThatIsNotReadIsGivenUp(t *testing.T) {
+	s := newServer(t, nil)
+	do(t, s, "POST", configMapsPath, configMapNamed("x")).want(t, 201)
+	server := httptest.NewUnstartedServer(s)
+	server.EnableHTTP2 = true
+	server.Config.WriteTimeout = 200 * time.Millisecond
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	r, err := http.NewRequestWithContext(t.Context(), "GET", server.URL+configMapsPath+"?watch=1&resourceVersion=0", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	watched, err := server.Client().Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer watched.Body.Close()
+	lines := bufio.NewReader(watched.Body)
+	if line, err := lines.ReadString('\n'); err != nil || watched.ProtoMajor != 2 {
+		t.Fatal(line, err, watched.Proto)
+	}
+
+	c, err := tls.Dial("tcp", server.Listener.Addr().String(), &tls.Config{RootCAs: server.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs, NextProtos: []string{"h2"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(time.Minute))
+	io.WriteString(c, http2.ClientPreface)
+	f := http2.NewFramer(c, c)
+	f.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
+	var header bytes.Buffer
+	e := hpack.NewEncoder(&header)
+	for name, value := range map[string]string{":method": "GET", ":scheme": "https", ":authority": "x", ":path": configMapsPath + "/x"} {
+		e.WriteField(hpack.HeaderField{Name: name, Value: value})
+	}
+	f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: header.Bytes(), EndStream: true, EndHeaders: true})
+	answered := false
+	for given := false; !given; {
+		frame, err := f.ReadFrame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch frame := frame.(type) {
+		case *http2.HeadersFrame:
+			answered = true
+		case *http2.DataFrame:
+			t.Errorf("%d bytes were sent to a closed window", len(frame.Data()))
+		case *http2.RSTStreamFrame:
+			given = true
+		}
+	}
+	if !answered {
+		t.Error("there was no answer to wait with")
+	}
+
+	do(t, s, "POST", configMapsPath, configMapNamed("y")).want(t, 201)
+	if line, err := lines.ReadString('\n'); err != nil || !strings.Contains(line, `"name":"y"`) {
+		t.Errorf("the watch: %s %v", line, err)
+	}
 }
 
 // A body that comes slowly is given up, while others are served.

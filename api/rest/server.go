@@ -152,13 +152,15 @@ type call struct {
 	begun  bool // the answer is on its way
 }
 
-// ServeHTTP serves one request for a resource, and passes on what is none.
+// ServeHTTP serves one request for a resource, and passes on what is none. With
+// HTTP/2, short answers have no other deadline than [http.Server.WriteTimeout].
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.ProtoMajor == 1 {
-		// The deadline of this connection's last answer; a test's writer has none.
+	q, isResource := parsePath(r.URL.EscapedPath())
+	if r.ProtoMajor == 1 || isResource && !short(r, q) {
+		// The server's deadline, or that of the connection's last answer; what takes
+		// long sets its own. A test's writer has none.
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Time{})
 	}
-	q, isResource := parsePath(r.URL.EscapedPath())
 	c := &call{Request: q, s: s, w: w, r: r, form: form{media: mediaJSON}, args: r.URL.Query()}
 	c.ctx = context.WithValue(r.Context(), requestKey{}, c)
 	if !isResource {
@@ -173,6 +175,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err := c.serve(); err != nil {
 		c.fail(err)
 	}
+}
+
+// short says that a request is answered at once, with one object: within the deadline
+// that [http.Server.WriteTimeout] gives it.
+func short(r *http.Request, q Request) bool {
+	return (r.Method == http.MethodGet || r.Method == http.MethodHead) && q.Name != "" && q.Subresource == ""
 }
 
 // serve finds out what is asked for, whether it exists and is allowed, and does
@@ -358,18 +366,43 @@ func (c *call) get() error {
 	if !c.plain() || boolArg(c.args, "pretty") {
 		return c.respond(http.StatusOK, o)
 	}
+	text, err := c.s.texts.of(c.kind, o)
+	if err != nil {
+		return err
+	}
+	if c.r.ProtoMajor > 1 && len(text) <= textMost {
+		return c.sendShort(text)
+	}
 	return c.send(http.StatusOK, func(a *answer) error {
-		text, err := c.s.texts.of(c.kind, o)
-		if err != nil {
-			return err
-		}
 		if _, err := a.Write(text); err != nil {
 			return err
 		}
-		_, err = a.Write([]byte{'\n'})
+		_, err = a.Write(endOfLine)
 		return err
 	})
 }
+
+var endOfLine = []byte{'\n'}
+
+// sendShort answers with one object's text as it is.
+func (c *call) sendShort(text []byte) error {
+	h := c.w.Header()
+	h["Content-Type"], h["Cache-Control"], h["Content-Length"] = jsonType, notCached, []string{strconv.Itoa(len(text) + 1)}
+	c.begun = true
+	_, err := c.w.Write(text)
+	if err == nil {
+		_, err = c.w.Write(endOfLine)
+	}
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	return nil
+}
+
+var (
+	jsonType  = []string{mediaJSON}
+	notCached = []string{"no-cache, private"}
+)
 
 // plain says that objects are wanted as JSON, whole.
 func (c *call) plain() bool { return c.form.media == mediaJSON && c.form.as == "" }

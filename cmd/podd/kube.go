@@ -240,15 +240,20 @@ func (a *agent) serveKube(ctx context.Context, start func(func() error), api, ku
 	told := func(line string) { a.log.V(1).Info("a client of the API", "line", line) }
 	if api != nil {
 		a.writeKubeconfig(a.kube)
-		start(func() error { return a.kube.serveTLS(ctx, api, a.kube.server, told) })
+		start(func() error { return a.kube.serveTLS(ctx, api, a.kube.server, shortAnswer, told) })
 	}
 	if kubelet != nil {
-		start(func() error { return a.kube.serveTLS(ctx, kubelet, a.kube.kubelet, told) })
+		start(func() error { return a.kube.serveTLS(ctx, kubelet, a.kube.kubelet, 0, told) })
 	}
 }
 
-// serveTLS serves users over TLS, within limits of this port's own, until ctx ends.
-func (k *kube) serveTLS(ctx context.Context, l net.Listener, h http.Handler, log func(string)) error {
+// shortAnswer is how long a client of the API may take over an answer that is made at
+// once. The others have deadlines of their own.
+const shortAnswer = 30 * time.Second
+
+// serveTLS serves users over TLS, within limits of this port's own, until ctx ends. An
+// answer without a deadline of its own may take as long as writeTimeout; 0: for ever.
+func (k *kube) serveTLS(ctx context.Context, l net.Listener, h http.Handler, writeTimeout time.Duration, log func(string)) error {
 	limits := &conns.Limits{
 		UserOf: func(r *http.Request) (string, bool) {
 			k.asked.Add(1)
@@ -259,7 +264,7 @@ func (k *kube) serveTLS(ctx context.Context, l net.Listener, h http.Handler, log
 	}
 	server := &http.Server{
 		Handler: k.auth.Handler(limits.Handler(h)), TLSConfig: k.auth.TLS(), ConnContext: limits.Context,
-		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 3 * time.Minute, MaxHeaderBytes: 64 << 10,
+		ReadHeaderTimeout: 10 * time.Second, WriteTimeout: writeTimeout, IdleTimeout: 3 * time.Minute, MaxHeaderBytes: 64 << 10,
 		HTTP2:       &http.HTTP2Config{MaxConcurrentStreams: 250},
 		BaseContext: func(net.Listener) context.Context { return ctx },
 		ErrorLog:    stdlog.New(lineWriter(log), "", 0),
