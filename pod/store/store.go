@@ -155,13 +155,17 @@ func (s *Store) write(dir, name string, r pod.Record, replace func(path string, 
 	return err
 }
 
-// holds says whether a file is known to hold data.
+// holds says whether a file is there and is known to hold data.
 func (s *Store) holds(path string, data []byte) bool {
 	sum := sha256.Sum256(data)
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	known, found := s.content[path]
-	return found && known == sum
+	s.mu.Unlock()
+	if !found || known != sum {
+		return false
+	}
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
 // learn takes in what a file holds.
