@@ -343,14 +343,16 @@ func add(ip netip.Addr, n int) netip.Addr {
 }
 
 // EnsureKubernetesService makes default/kubernetes, which clients look at to
-// learn the address family, and by which pods find the API on a port.
+// learn the address family, and by which pods find the API on a port. [Server.Run]
+// keeps it so from then on.
 func (s *Server) EnsureKubernetesService(port int32) error {
+	s.apiPort.Store(&port)
 	k := s.stored(serviceResource)
 	addresses := k.Serial.(*serviceAddresses)
 	addresses.Lock()
 	defer addresses.Unlock()
-	_, err := s.put(k.key(metav1.NamespaceDefault, "kubernetes"), func(old objects.Object) (objects.Object, error) {
-		o := &v1.Service{ObjectMeta: newMeta(metav1.NamespaceDefault, "kubernetes"), Spec: v1.ServiceSpec{
+	_, err := s.put(k.key(metav1.NamespaceDefault, kubernetesService), func(old objects.Object) (objects.Object, error) {
+		o := &v1.Service{ObjectMeta: newMeta(metav1.NamespaceDefault, kubernetesService), Spec: v1.ServiceSpec{
 			ClusterIP: addresses.within.Masked().Addr().Next().String(),
 			Ports:     []v1.ServicePort{{Name: "https", Port: 443, TargetPort: intstr.FromInt32(port)}},
 		}}

@@ -25,6 +25,9 @@ const (
 	defaultServiceAccount = "default"
 )
 
+// kubernetesService is what the namespace default has besides.
+const kubernetesService = "kubernetes"
+
 // What failed in a namespace is tried again after this.
 const namespaceRetry = 5 * time.Second
 
@@ -186,7 +189,7 @@ func (s *Server) concernsNamespaces(e objects.Event) bool {
 	if _, ok := e.Object.(*v1.Namespace); ok {
 		return true
 	}
-	return e.Object.GetNamespace() != "" && (e.Type == watch.Deleted || e.Object.GetName() == rootCAConfigMap)
+	return e.Object.GetNamespace() != "" && (e.Type == watch.Deleted || e.Object.GetName() == rootCAConfigMap || e.Object.GetName() == kubernetesService)
 }
 
 // namespacedResources are those that lie in namespaces and are stored.
@@ -203,6 +206,11 @@ func (s *Server) namespacedResources() (all []schema.GroupResource) {
 func (s *Server) keepNamespace(n *v1.Namespace, rootCA []byte) error {
 	if n.DeletionTimestamp != nil {
 		return s.emptyNamespace(n)
+	}
+	if port := s.apiPort.Load(); port != nil && n.Name == metav1.NamespaceDefault {
+		if err := s.EnsureKubernetesService(*port); err != nil {
+			return err
+		}
 	}
 	account := func() objects.Object { return &v1.ServiceAccount{ObjectMeta: newMeta(n.Name, defaultServiceAccount)} }
 	if err := s.keep(schema.GroupResource{Resource: "serviceaccounts"}, n.Name, defaultServiceAccount, account, nil); err != nil || rootCA == nil {

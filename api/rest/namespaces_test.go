@@ -53,6 +53,25 @@ func TestANamespaceHasWhatPodsNeed(t *testing.T) {
 	})
 }
 
+// kubectl delete services --all takes it too, and clients end without it.
+func TestTheServiceKubernetesComesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer(t, nil)
+		if err := s.EnsureKubernetesService(6443); err != nil {
+			t.Fatal(err)
+		}
+		run(t, s)
+		const path = "/api/v1/namespaces/default/services"
+		want := []string{"spec.clusterIP", "10.96.0.1", "spec.ports.0.targetPort", "6443", "spec.selector", "-"}
+		do(t, s, "DELETE", path, nil).want(t, 200)
+		synctest.Wait()
+		do(t, s, "GET", path+"/kubernetes", nil).want(t, 200, want...)
+		do(t, s, "PATCH", path+"/kubernetes", `{"spec":{"selector":{"a":"b"}}}`, "Content-Type", "application/merge-patch+json").want(t, 200)
+		synctest.Wait()
+		do(t, s, "GET", path+"/kubernetes", nil).want(t, 200, want...)
+	})
+}
+
 func TestANamespaceGoesWithEverythingInIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newServer(t, nil)

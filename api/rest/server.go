@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -82,6 +83,8 @@ type Server struct {
 	bodies bodies
 	fields patch.Fields
 	texts  texts
+
+	apiPort atomic.Pointer[int32] // of the service kubernetes; nil: there is none
 
 	watchMu sync.Mutex
 	watches map[string]int // by client; the sum under ""
