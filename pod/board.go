@@ -62,7 +62,8 @@ func (b *Board) Set(p *v1.Pod) {
 	kind := watch.Added
 	if found {
 		p.ResourceVersion = old.ResourceVersion
-		if equality.Semantic.DeepEqual(old, p) {
+		// What changes is the status, as a rule.
+		if equality.Semantic.DeepEqual(&old.Status, &p.Status) && equality.Semantic.DeepEqual(old, p) {
 			return
 		}
 		kind = watch.Modified

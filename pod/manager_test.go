@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -410,6 +411,57 @@ func TestAFullDiskStopsNoPod(t *testing.T) {
 		time.Sleep(time.Minute)
 		if pods, _ := board.Snapshot(); kernel.State() != "" || len(pods) != 0 {
 			t.Errorf("after removal there is:\n%s", kernel.State())
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// noting is a store that keeps every note.
+type noting struct {
+	runtimetest.Store
+	notes []pod.Record
+}
+
+func (s *noting) Note(r pod.Record) error {
+	s.notes = append(s.notes, r)
+	return s.Store.Note(r)
+}
+
+// Each note is on the way of an action: what an agent that is killed would learn again is
+// noted with the next one, or a moment later.
+func TestAStartIsNotedOnceForEachStep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &noting{}
+		m := pod.NewManager(pod.Config{Runtime: runtimetest.NewFake(), Store: store})
+		ctx, cancel := context.WithCancel(t.Context())
+		sets := make(chan []pod.Desired, 1)
+		ended := make(chan error)
+		go func() { ended <- m.Run(ctx, sets) }()
+		p := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web"}, Spec: v1.PodSpec{Containers: []v1.Container{{Name: "app"}}}}
+		sets <- []pod.Desired{{Key: web, Pod: p}}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		var steps []string
+		for _, r := range store.notes {
+			app := r.Observed.Containers["app"]
+			steps = append(steps, fmt.Sprintf("sandbox %q, starting %v, running %v", r.Observed.Sandbox.Phase, app.Starting != nil, app.Running != nil))
+		}
+		want := []string{
+			`sandbox "", starting false, running false`, // volumes and image
+			`sandbox "starting", starting false, running false`,
+			`sandbox "running", starting true, running false`,
+			`sandbox "running", starting false, running true`,
+		}
+		if compacted := slices.Compact(slices.Clone(steps)); !slices.Equal(compacted, want) || len(steps) > len(want)+1 {
+			t.Errorf("noted:\n%s\nwant:\n%s", strings.Join(steps, "\n"), strings.Join(want, "\n"))
+		}
+		if last := store.notes[len(store.notes)-1]; !slices.ContainsFunc(last.Conditions, func(c v1.PodCondition) bool {
+			return c.Type == v1.PodReady && c.Status == v1.ConditionTrue
+		}) {
+			t.Errorf("last noted: %v", last.Conditions)
 		}
 		cancel()
 		if err := <-ended; err != nil {
