@@ -6,13 +6,17 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"podd/container/seccomp"
 )
 
 // floor does by bare system calls what a pod with one container needs, and
@@ -234,14 +238,8 @@ func (f *floor) stop(p floorPod) error {
 	return nil
 }
 
-// cpuOf returns the processor time that n calls of f take, of this thread and
-// of processes it starts.
-func cpuOf(n int, f func() error) (each time.Duration, err error) {
-	onThread(func() { each, err = cpuOfHere(n, f) })
-	return each, err
-}
-
-// cpuOfHere is cpuOf for those who have a thread to themselves.
+// cpuOfHere returns the processor time that n calls of f take, of this thread
+// and of processes it starts. The caller has the thread to itself.
 func cpuOfHere(n int, f func() error) (time.Duration, error) {
 	var own, children [2]unix.Rusage
 	read := func(i int) error {
@@ -264,21 +262,134 @@ func cpuOfHere(n int, f func() error) (time.Duration, error) {
 	return time.Duration((used(1) - used(0)) / int64(n)), nil
 }
 
-// execTrue is an exec probe's floor: fork, exec, wait.
-func execTrue(path string) error {
-	pid, err := syscall.ForkExec(path, []string{"true"}, &syscall.ProcAttr{})
+// container is one that runs, as a bare exec joins it.
+type container struct {
+	pidfd   int
+	tasks   []int // of cgroup v1, to write to
+	unified int   // its cgroup v2 directory, or -1
+	filter  []byte
+}
+
+func (c *container) close() {
+	for _, fd := range append(c.tasks, c.pidfd, c.unified) {
+		unix.Close(fd)
+	}
+}
+
+// anyContainer opens a container of a pod of the agent under test.
+func (b *bench) anyContainer() (c *container, err error) {
+	var dirs []string
+	for _, dir := range b.groups("besteffort/pod*/*") {
+		if len(processes(dir)) > 0 {
+			dirs = append(dirs, dir)
+		}
+	}
+	if len(dirs) == 0 {
+		return nil, errors.New("floor: no container runs")
+	}
+	name := filepath.Base(dirs[0])
+	dirs = slices.DeleteFunc(dirs, func(dir string) bool { return filepath.Base(dir) != name })
+	c = &container{pidfd: -1, unified: -1}
+	for _, dir := range dirs {
+		// Only v1 has tasks.
+		if fd, terr := unix.Open(filepath.Join(dir, "tasks"), unix.O_WRONLY|unix.O_CLOEXEC, 0); terr == nil {
+			c.tasks = append(c.tasks, fd)
+		} else if c.unified, err = unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+			c.close()
+			return nil, err
+		}
+	}
+	if c.pidfd, err = unix.PidfdOpen(processes(dirs[0])[0], 0); err == nil {
+		c.filter, err = defaultFilter()
+	}
 	if err != nil {
-		return err
+		c.close()
+		return nil, err
+	}
+	return c, nil
+}
+
+func defaultFilter() ([]byte, error) {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return nil, err
+	}
+	kernel, err := seccomp.ParseKernel(unix.ByteSliceToString(u.Release[:]))
+	if err != nil {
+		return nil, err
+	}
+	return seccomp.Compile(seccomp.Default(nil, kernel, runtime.GOARCH), runtime.GOARCH)
+}
+
+// execTrue is an exec probe's floor: join, fork, exec, wait, filter. It returns
+// the processor time of the thread, without its birth and death, and of the
+// command. The thread is spent.
+func (c *container) execTrue() (used time.Duration, err error) {
+	var before, after unix.Timespec
+	var usage unix.Rusage
+	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &before); err != nil {
+		return 0, err
+	}
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return 0, err
+	}
+	for _, t := range c.tasks {
+		if _, err := unix.Write(t, []byte("0")); err != nil {
+			return 0, fmt.Errorf("floor: cannot join the container's cgroup: %w", err)
+		}
+	}
+	if err := unix.Setns(c.pidfd, unix.CLONE_NEWNS|unix.CLONE_NEWPID|unix.CLONE_NEWNET|unix.CLONE_NEWIPC|unix.CLONE_NEWUTS); err != nil {
+		return 0, fmt.Errorf("floor: cannot join the container's namespaces: %w", err)
+	}
+	attr := &syscall.ProcAttr{Sys: &syscall.SysProcAttr{UseCgroupFD: c.unified >= 0, CgroupFD: c.unified}}
+	pid, err := syscall.ForkExec("/bin/true", []string{"true"}, attr)
+	if err != nil {
+		return 0, err
 	}
 	var status unix.WaitStatus
-	if _, err := unix.Wait4(pid, &status, 0, nil); err != nil {
-		return err
+	if _, err := unix.Wait4(pid, &status, 0, &usage); err != nil {
+		return 0, err
 	}
 	if status.ExitStatus() != 0 {
-		return fmt.Errorf("floor: busybox true exits with %d", status.ExitStatus())
+		return 0, fmt.Errorf("floor: true exits with %d", status.ExitStatus())
 	}
-	return nil
+	// Afterwards, as it forbids the clone3 that enters a cgroup; it costs the same.
+	program := unix.SockFprog{Len: uint16(len(c.filter) / unix.SizeofSockFilter), Filter: (*unix.SockFilter)(unsafe.Pointer(&c.filter[0]))}
+	if _, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW, uintptr(unsafe.Pointer(&program))); errno != 0 {
+		return 0, fmt.Errorf("floor: cannot install a filter: %w", errno)
+	}
+	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &after); err != nil {
+		return 0, err
+	}
+	return time.Duration(after.Nano() - before.Nano() + usage.Utime.Nano() + usage.Stime.Nano()), nil
 }
+
+// execFloor is the mean of many bare execs in a container.
+func (b *bench) execFloor() (*float64, error) {
+	c, err := b.anyContainer()
+	if err != nil {
+		return nil, err
+	}
+	defer c.close()
+	var sum time.Duration
+	n := b.runs(200, 60)
+	for range n {
+		paced()
+		onThread(func() {
+			var used time.Duration
+			used, err = c.execTrue()
+			sum += used
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return number(inMS(sum / time.Duration(n))), nil
+}
+
+// paced waits as long as there is between two attempts of the probes measured, so
+// that caches are as cold.
+func paced() { unix.Nanosleep(&unix.Timespec{Nsec: int64(time.Second / 60)}, nil) }
 
 // connectTo is a tcp probe's floor, and with a request an http probe's.
 func connectTo(to unix.SockaddrInet4, request []byte) error {

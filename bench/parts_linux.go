@@ -494,26 +494,22 @@ func (b *bench) connectFloor(request []byte) (*float64, error) {
 	}
 	var each time.Duration
 	err = b.inHost(func() error {
-		each, err = cpuOfHere(b.runs(500, 100), func() error { return connectTo(to, request) })
+		each, err = cpuOfHere(b.runs(200, 60), func() error {
+			paced()
+			return connectTo(to, request)
+		})
 		return err
 	})
 	return number(inMS(each)), err
 }
 
 func (b *bench) probes(ctx context.Context) error {
-	program, err := busybox()
-	if err != nil {
-		return err
-	}
 	for _, p := range []struct {
 		what, probe, group string
 		budget             float64
 		floor              func() (*float64, error)
 	}{
-		{"exec probe, an attempt", "exec: {command: ['true']}", "", 1.5, func() (*float64, error) {
-			each, err := cpuOf(b.runs(500, 100), func() error { return execTrue(program) })
-			return number(inMS(each)), err
-		}},
+		{"exec probe, an attempt", "exec: {command: ['true']}", "", 1.5, b.execFloor},
 		{"http probe, an attempt", "httpGet: {path: /, port: 8080}", "podd-pause", 0.3, func() (*float64, error) { return b.connectFloor([]byte(httpRequest)) }},
 		{"tcp probe, an attempt", "tcpSocket: {port: 8080}", "podd-pause", 0.3, func() (*float64, error) { return b.connectFloor(nil) }},
 	} {
