@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"os"
 )
 
@@ -28,7 +29,7 @@ var probeDialer = net.Dialer{KeepAlive: -1}
 // Source: kubelet, pkg/probe/dialer_others.go.
 func (d Dial) orDefault() Dial {
 	if d == nil {
-		d = probeDialer.DialContext
+		d = dialHere
 	}
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		conn, err := d(ctx, network, addr)
@@ -40,4 +41,27 @@ func (d Dial) orDefault() Dial {
 		}
 		return conn, nil
 	}
+}
+
+// dialHere connects to an address by few system calls, and to a name as the net
+// package does.
+func dialHere(ctx context.Context, network, addr string) (net.Conn, error) {
+	conn, err := touch(ctx, network, addr)
+	if c, ok := conn.(*tcpConn); ok {
+		c.poll()
+	}
+	return conn, err
+}
+
+// touch is dialHere for those who will do nothing but close the connection.
+func touch(ctx context.Context, network, addr string) (net.Conn, error) {
+	to, err := netip.ParseAddrPort(addr)
+	if network != "tcp" || err != nil || to.Addr().Zone() != "" {
+		return probeDialer.DialContext(ctx, network, addr)
+	}
+	c, err := connect(ctx, to)
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync"
 )
 
 // max1xx is how many informational answers may come before the final one, as
@@ -32,7 +33,7 @@ func (o oneShot) RoundTrip(req *http.Request) (*http.Response, error) {
 	// Ends reading and writing when time is over; stopped before the
 	// connection is closed.
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	body := &oneShotBody{conn: conn, stop: stop, ctx: ctx}
+	body := &oneShotBody{conn: conn, stop: stop, ctx: ctx, buffers: buffers.Get().(*bufferPair)}
 	res, err := o.exchange(conn, req, body)
 	if err != nil {
 		body.Close()
@@ -49,11 +50,17 @@ func (o oneShot) RoundTrip(req *http.Request) (*http.Response, error) {
 func (o oneShot) exchange(conn net.Conn, req *http.Request, body *oneShotBody) (*http.Response, error) {
 	req = req.WithContext(req.Context()) // a round tripper may not change its request
 	req.Close = true
-	if err := req.Write(conn); err != nil {
+	w := body.buffers.w
+	w.Reset(conn)
+	if err := req.Write(w); err != nil {
+		return nil, err
+	}
+	if err := w.Flush(); err != nil {
 		return nil, err
 	}
 	head := &io.LimitedReader{R: conn, N: maxResponseHeader}
-	r := bufio.NewReader(head)
+	r := body.buffers.r
+	r.Reset(head)
 	if _, err := r.Peek(1); err != nil {
 		return nil, err
 	}
@@ -72,15 +79,29 @@ func (o oneShot) exchange(conn net.Conn, req *http.Request, body *oneShotBody) (
 	return nil, errors.New("net/http: too many 1xx informational responses")
 }
 
+// A bufferPair is what a connection is written and read through.
+type bufferPair struct {
+	w *bufio.Writer
+	r *bufio.Reader
+}
+
+// buffers are reused: at a hundred attempts a second they would be most of what
+// the agent allocates.
+var buffers = sync.Pool{New: func() any { return &bufferPair{bufio.NewWriter(nil), bufio.NewReader(nil)} }}
+
 // oneShotBody closes the connection with the body, without reading the rest.
 type oneShotBody struct {
 	io.ReadCloser
-	conn net.Conn
-	stop func() bool
-	ctx  context.Context
+	conn    net.Conn
+	stop    func() bool
+	ctx     context.Context
+	buffers *bufferPair // nil once it is closed
 }
 
 func (b *oneShotBody) Read(p []byte) (int, error) {
+	if b.buffers == nil {
+		return 0, http.ErrBodyReadAfterClose
+	}
 	n, err := b.ReadCloser.Read(p)
 	if err != nil && err != io.EOF && b.ctx.Err() != nil {
 		err = b.ctx.Err()
@@ -90,5 +111,11 @@ func (b *oneShotBody) Read(p []byte) (int, error) {
 
 func (b *oneShotBody) Close() error {
 	b.stop()
+	if b.buffers != nil {
+		b.buffers.w.Reset(nil)
+		b.buffers.r.Reset(nil)
+		buffers.Put(b.buffers)
+		b.buffers = nil
+	}
 	return b.conn.Close()
 }

@@ -6,6 +6,9 @@ import "context"
 // IPv6 host in brackets) can be made. It is closed at once.
 // Source: kubelet, pkg/probe/tcp.
 func TCP(addr string, dial Dial) Check {
+	if dial == nil {
+		dial = touch
+	}
 	dial = dial.orDefault()
 	return func(ctx context.Context) Attempt {
 		conn, err := dial(ctx, "tcp", addr)
