@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -42,7 +43,7 @@ func (c Config) Open(p *v1.Pod, container string, q url.Values) (read func(conte
 	if err != nil {
 		return nil, err
 	}
-	attempt, running, err := logAttempt(p, container, q.Get("previous") == "true")
+	attempt, running, err := logAttempt(p, container, isTrue(q, "previous"))
 	if err != nil {
 		return nil, err
 	}
@@ -147,8 +148,21 @@ func StatusOf(p *v1.Pod, container string) *v1.ContainerStatus {
 	return nil
 }
 
+// isTrue reads a truth value as Kubernetes does: what is given and not 0 or false is
+// true.
+func isTrue(q url.Values, name string) bool {
+	return q.Has(name) && q.Get(name) != "0" && !strings.EqualFold(q.Get(name), "false")
+}
+
 func logOptions(q url.Values, now time.Time) (logs.Options, error) {
-	o := logs.Options{Follow: q.Get("follow") == "true", Timestamps: q.Get("timestamps") == "true", Stream: q.Get("stream")}
+	o := logs.Options{Follow: isTrue(q, "follow"), Timestamps: isTrue(q, "timestamps")}
+	switch s := q.Get("stream"); s {
+	case "", v1.LogStreamAll:
+	case v1.LogStreamStdout, v1.LogStreamStderr:
+		o.Stream = strings.ToLower(s)
+	default:
+		return o, fmt.Errorf("stream: expected All, Stdout or Stderr; found %q", s)
+	}
 	number := func(name string, least int64) (*int64, error) {
 		if !q.Has(name) {
 			return nil, nil

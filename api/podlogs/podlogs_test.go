@@ -53,6 +53,11 @@ func TestLogsOfTheAttemptThatIsMeant(t *testing.T) {
 		{nil, "late", "", `container "late" in pod "web" is waiting to start: trying and failing to pull image`},
 		{url.Values{"previous": {"true"}}, "late", "", `previous terminated container "late" in pod "web" not found`},
 		{nil, "other", "", "container other is not valid for pod web"},
+		{url.Values{"previous": {"1"}, "timestamps": {"False"}}, "app", "before\n", ""},
+		{url.Values{"stream": {"All"}}, "app", "now\n", ""},
+		{url.Values{"stream": {"Stdout"}}, "app", "now\n", ""},
+		{url.Values{"stream": {"Stderr"}}, "app", "", ""},
+		{url.Values{"stream": {"stdout"}}, "app", "", "stream: expected All, Stdout or Stderr"},
 		{url.Values{"tailLines": {"-2"}}, "app", "", "tailLines: expected a whole number, at least 0"},
 		{url.Values{"sinceTime": {"yesterday"}}, "app", "", "sinceTime: expected a time"},
 	} {
