@@ -159,7 +159,8 @@ func changed(p, old *v1.Pod) string {
 }
 
 // checkEphemeral are the changes that pods/ephemeralcontainers does not take: all but
-// new containers.
+// new containers, which have neither ports nor resources nor anything that restarts
+// or looks after them.
 func checkEphemeral(p, old *v1.Pod) field.ErrorList {
 	var errs field.ErrorList
 	path := field.NewPath("spec", "ephemeralContainers")
@@ -179,6 +180,19 @@ func checkEphemeral(p, old *v1.Pod) field.ErrorList {
 	for i, c := range p.Spec.EphemeralContainers {
 		if c.TargetContainerName != "" && containerOf(old, c.TargetContainerName) == nil {
 			errs = append(errs, field.NotFound(path.Index(i).Child("targetContainerName"), c.TargetContainerName))
+		}
+		for _, given := range []struct {
+			name string
+			is   bool
+		}{
+			{"ports", len(c.Ports) > 0}, {"resources", !equality.Semantic.DeepEqual(c.Resources, v1.ResourceRequirements{})},
+			{"resizePolicy", len(c.ResizePolicy) > 0}, {"restartPolicy", c.RestartPolicy != nil}, {"restartPolicyRules", len(c.RestartPolicyRules) > 0},
+			{"livenessProbe", c.LivenessProbe != nil}, {"readinessProbe", c.ReadinessProbe != nil}, {"startupProbe", c.StartupProbe != nil},
+			{"lifecycle", c.Lifecycle != nil},
+		} {
+			if given.is {
+				errs = append(errs, field.Forbidden(path.Index(i).Child(given.name), "cannot be set for an Ephemeral Container"))
+			}
 		}
 	}
 	return errs

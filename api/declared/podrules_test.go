@@ -181,6 +181,17 @@ func TestEphemeralContainersAreOnlyAdded(t *testing.T) {
 			c.TargetContainerName = "nobody"
 			p.Spec.EphemeralContainers = append(p.Spec.EphemeralContainers, c)
 		}, `spec.ephemeralContainers[1].targetContainerName: Not found: "nobody"`},
+		"one that is looked after": {func(p *v1.Pod) {
+			c := debug("second", "busybox:1")
+			c.Ports, c.Lifecycle, c.ReadinessProbe = []v1.ContainerPort{{ContainerPort: 80}}, &v1.Lifecycle{}, &v1.Probe{}
+			c.Resources.Limits = v1.ResourceList{"cpu": resource.MustParse("1")}
+			p.Spec.EphemeralContainers = append(p.Spec.EphemeralContainers, c)
+		}, strings.Join([]string{
+			"spec.ephemeralContainers[1].ports: Forbidden: cannot be set for an Ephemeral Container",
+			"spec.ephemeralContainers[1].resources: Forbidden: cannot be set for an Ephemeral Container",
+			"spec.ephemeralContainers[1].readinessProbe: Forbidden: cannot be set for an Ephemeral Container",
+			"spec.ephemeralContainers[1].lifecycle: Forbidden: cannot be set for an Ephemeral Container",
+		}, "\n")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			sent := old.DeepCopy()
