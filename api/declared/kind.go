@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 
 	v1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -137,7 +138,7 @@ func hasEffect(p *v1.Pod, path string) bool {
 	case "spec.affinity":
 		return p.Spec.Affinity.PodAffinity == nil && p.Spec.Affinity.PodAntiAffinity == nil
 	}
-	return false
+	return strings.HasPrefix(path, "spec.readinessGates[") // clients write the conditions
 }
 
 // admit asks what depends on other objects, and finds a pod its place.

@@ -251,10 +251,10 @@ func TestMistakesOfAPodAreToldAsAnAPIServerTellsThem(t *testing.T) {
 // finalizers hold.
 func TestNobodyIsWarnedOfWhatHasAnEffectInTheAPI(t *testing.T) {
 	for spec, want := range map[string]string{
-		`nodeSelector: {a: b}, schedulerName: mine, tolerations: [{operator: Exists}], nodeName: node`:                                    "",
-		`affinity: {nodeAffinity: {preferredDuringSchedulingIgnoredDuringExecution: []}}`:                                                 "",
-		`affinity: {podAntiAffinity: {}}, topologySpreadConstraints: [{maxSkew: 1, topologyKey: zone, whenUnsatisfiable: DoNotSchedule}]`: "spec.affinity spec.topologySpreadConstraints",
-		`priorityClassName: system-node-critical`:                                                                                         "spec.priorityClassName",
+		`nodeSelector: {a: b}, schedulerName: mine, tolerations: [{operator: Exists}], nodeName: node, readinessGates: [{conditionType: a.b/c}]`: "",
+		`affinity: {nodeAffinity: {preferredDuringSchedulingIgnoredDuringExecution: []}}`:                                                        "",
+		`affinity: {podAntiAffinity: {}}, topologySpreadConstraints: [{maxSkew: 1, topologyKey: zone, whenUnsatisfiable: DoNotSchedule}]`:        "spec.affinity spec.topologySpreadConstraints",
+		`priorityClassName: system-node-critical`: "spec.priorityClassName",
 	} {
 		p := podFrom(t, `{metadata: {name: web, namespace: default, finalizers: [example.com/hold]}, spec: {containers: [{name: a, image: "a:1"}], `+spec+`}}`)
 		defaultPod(p)
