@@ -62,8 +62,7 @@ func (b *Board) Set(p *v1.Pod) {
 	kind := watch.Added
 	if found {
 		p.ResourceVersion = old.ResourceVersion
-		// What changes is the status, as a rule.
-		if equality.Semantic.DeepEqual(&old.Status, &p.Status) && equality.Semantic.DeepEqual(old, p) {
+		if same(old, p) {
 			return
 		}
 		kind = watch.Modified
@@ -74,6 +73,17 @@ func (b *Board) Set(p *v1.Pod) {
 	}
 	b.pods[key] = p
 	b.record(kind, p)
+}
+
+// same compares snapshots. What differs is the status, as a rule, and what a pod was
+// made of is shared.
+func same(a, b *v1.Pod) bool {
+	if !equality.Semantic.DeepEqual(&a.Status, &b.Status) {
+		return false
+	}
+	x, y := *a, *b
+	x.Status, y.Status = v1.PodStatus{}, v1.PodStatus{}
+	return equality.Semantic.DeepEqual(&x, &y)
 }
 
 // Remove takes a pod from the board, if the one shown has the given UID.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"testing"
@@ -42,5 +43,16 @@ func TestCodeAtRestIsUnmapped(t *testing.T) {
 	}
 	if after := mappedCode(t); after >= before*3/4 {
 		t.Errorf("%d kB of code are mapped, then %d", before, after)
+	}
+}
+
+func TestGarbageIsCollectedAsUsualAfterTheStart(t *testing.T) {
+	before := debug.SetGCPercent(70)
+	defer debug.SetGCPercent(before)
+	usual := collectSeldom()
+	seldom := debug.SetGCPercent(300)
+	usual()
+	if after := debug.SetGCPercent(before); seldom <= 70 || after != 70 {
+		t.Errorf("GC percent %d during the start, %d after it; want more than 70, then 70", seldom, after)
 	}
 }

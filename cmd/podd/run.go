@@ -185,10 +185,12 @@ func (o *runOptions) run(ctx context.Context, given func(string) bool) error {
 	if err != nil {
 		return err
 	}
+	collect := collectSeldom()
 	agent, err := newAgent(ctx, o, log)
 	if err != nil {
 		return err
 	}
+	agent.collect = collect
 	agent.systemd = systemd
 	return agent.run(ctx)
 }
@@ -213,6 +215,7 @@ type agent struct {
 	kube     *kube
 	events   *pod.EventStore
 	systemd  *sdnotify.Notifier // nil when systemd does not listen
+	collect  func()             // collects garbage as usual from now on
 }
 
 // timerSlack is by how much the agent's timers may be late, so that each probe
@@ -379,6 +382,7 @@ func (a *agent) run(ctx context.Context) error {
 		start(func() error { return a.serveReadOnly(ctx, port) })
 	}
 	a.serveKube(ctx, start, kubePort, kubeletPort)
+	a.collect()
 	start(func() error { a.sources.Keep(ctx); return nil })
 	start(func() error { a.claims.Reclaim(ctx, a.usesClaim, volumes.RemoveDir); return nil })
 	start(func() error { a.watchFirewalls(ctx); return nil })
