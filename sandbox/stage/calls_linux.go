@@ -29,6 +29,17 @@ type Call struct {
 	OnLast bool
 }
 
+// manyCalls is what an exec of a container without privileges takes.
+const manyCalls = 64
+
+// step is the call's name, with the capability that it drops.
+func (c *Call) step() string {
+	if c.NR == unix.SYS_PRCTL && c.A[0] == unix.PR_CAPBSET_DROP {
+		return c.Name + " " + strconv.Itoa(int(c.A[1]))
+	}
+	return c.Name
+}
+
 // run performs the calls on this thread and returns the first that failed.
 //
 //go:norace
@@ -201,7 +212,7 @@ func forkInto(b *block, cgroupFD int, status [2]int, shared *report, first, seco
 			break
 		}
 		if x := binary.NativeEndian.Uint32(m[:]); int(x) < len(calls) {
-			failed = &CallError{Name: calls[x].Name, Errno: syscall.Errno(binary.NativeEndian.Uint32(m[4:])), Exec: calls[x].NR == unix.SYS_EXECVE}
+			failed = &CallError{Name: calls[x].step(), Errno: syscall.Errno(binary.NativeEndian.Uint32(m[4:])), Exec: calls[x].NR == unix.SYS_EXECVE}
 		}
 	}
 	if shared == nil {

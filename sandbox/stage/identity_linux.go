@@ -20,7 +20,7 @@ import (
 //
 // Every call is raw: the wrappers in package syscall change all threads.
 func identity(b *block, p *wire.Process) []Call {
-	var calls []Call
+	calls := make([]Call, 0, manyCalls)
 	add := func(name string, nr uintptr, a ...uintptr) {
 		c := Call{Name: name, NR: nr}
 		copy(c.A[:], a)
@@ -29,7 +29,7 @@ func identity(b *block, p *wire.Process) []Call {
 	bounding := boundingSet()
 	for c := uintptr(0); c < 64; c++ {
 		if bounding&^p.Bounding&(1<<c) != 0 {
-			add("drop capability "+strconv.Itoa(int(c)), unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, c)
+			add("drop capability", unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, c)
 		}
 	}
 	add("clear the ambient capabilities", unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL)

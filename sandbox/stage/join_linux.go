@@ -88,7 +88,7 @@ func Join(j *Joiner) (pid, master int, err error) {
 	}
 	defer unix.Close(status[0])
 
-	var first, second []Call
+	first, second := make([]Call, 0, manyCalls), make([]Call, 0, 8)
 	for fd, from := range stdio {
 		first = append(first, Call{Name: "set standard streams", NR: unix.SYS_DUP3, A: [6]uintptr{uintptr(from), uintptr(fd), 0}})
 	}

@@ -61,7 +61,7 @@ func Main() int {
 		return 1
 	}
 	if final[i].NR != unix.SYS_EXECVE {
-		reportFailure(&Error{final[i].Name, errno})
+		reportFailure(&Error{final[i].step(), errno})
 		return 1
 	}
 	// The file is there and may be executed, but is of no executable format, or
