@@ -52,11 +52,17 @@ func (s *Server) collectAll(ctx context.Context, wake <-chan struct{}) {
 
 // concernsOwners tells whether a change can make something to do for the collector:
 // what vanishes may have been an owner or have blocked one, and what has owners or
-// stays for dependents may have got them.
+// stays for dependents may have got them; claims stay for pods.
 func concernsOwners(e objects.Event) bool {
 	o := e.Object
 	if _, is := o.(*v1.Event); is {
 		return false
+	}
+	if hasEnded(o) && (e.Old == nil || !hasEnded(e.Old)) { // a claim may wait for it
+		return true
+	}
+	if _, is := o.(*v1.PersistentVolumeClaim); is && o.GetDeletionTimestamp() != nil && (e.Old == nil || e.Old.GetDeletionTimestamp() == nil) {
+		return true // its last pod may have gone in between
 	}
 	waits := awaits(o, metav1.FinalizerDeleteDependents) || awaits(o, metav1.FinalizerOrphanDependents)
 	switch {
@@ -84,6 +90,9 @@ func (c *collector) collect() error {
 	var failed []error
 	for _, m := range g.awaiting {
 		failed = append(failed, c.release(g, m))
+	}
+	for _, m := range g.remaining {
+		failed = append(failed, c.change(m, func(objects.Object) {})) // it goes if nothing holds it any more
 	}
 	still := map[[2]types.UID]bool{}
 	for _, m := range g.owned {

@@ -162,6 +162,48 @@ func TestForegroundDeletionTakesDependentsFirst(t *testing.T) {
 	})
 }
 
+// As the finalizer kubernetes.io/pvc-protection has it on a cluster.
+func TestAClaimThatIsDeletedStaysForItsPods(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer(t, func(c *Config) {
+			c.Kinds = append(c.Kinds, Kind{Resource: Served("", "pods"), New: func() objects.Object { return &v1.Pod{} }})
+		})
+		run(t, s)
+		const claims, pods = "/api/v1/namespaces/default/persistentvolumeclaims", "/api/v1/namespaces/default/pods"
+		for _, name := range []string{"used", "free", "other"} {
+			do(t, s, "POST", claims, `{"metadata":{"name":"`+name+`"},"spec":{"accessModes":["ReadWriteOnce"],"resources":{"requests":{"storage":"1Gi"}}}}`).want(t, 201)
+		}
+		pod := func(name, claim, phase string) {
+			t.Helper()
+			do(t, s, "POST", pods, `{"metadata":{"name":"`+name+`"},"spec":{"volumes":[{"name":"v","persistentVolumeClaim":{"claimName":"`+claim+`"}}]},"status":{"phase":"`+phase+`"}}`).want(t, 201)
+		}
+		pod("a", "used", "Running")
+		pod("b", "used", "Running")
+		pod("c", "other", "Running")
+		pod("d", "free", "Succeeded")
+		for _, name := range []string{"used", "free"} {
+			do(t, s, "DELETE", claims+"/"+name, nil).want(t, 200)
+		}
+		synctest.Wait()
+		do(t, s, "GET", claims+"/free", nil).want(t, 404)
+		if left := do(t, s, "GET", claims+"/used", nil).want(t, 200); left.at("metadata.deletionTimestamp") == "-" {
+			t.Errorf("it does not go: %s", left.body)
+		}
+		do(t, s, "DELETE", pods+"/a", nil).want(t, 200)
+		synctest.Wait()
+		do(t, s, "GET", claims+"/used", nil).want(t, 200)
+		do(t, s, "PATCH", pods+"/b", `{"status":{"phase":"Failed"}}`, "Content-Type", "application/merge-patch+json").want(t, 200)
+		synctest.Wait()
+		do(t, s, "GET", claims+"/used", nil).want(t, 404)
+		do(t, s, "DELETE", claims, nil).want(t, 200)
+		synctest.Wait()
+		do(t, s, "GET", claims+"/other", nil).want(t, 200)
+		do(t, s, "DELETE", pods+"/c", nil).want(t, 200)
+		synctest.Wait()
+		do(t, s, "GET", claims, nil).want(t, 200, "items", "[]")
+	})
+}
+
 func TestForegroundDeletionGoesDown(t *testing.T) {
 	inFamily(t, func(f *family) {
 		f.make("top")

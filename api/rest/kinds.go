@@ -40,7 +40,7 @@ func Kinds(o KindOptions) []Kind {
 		leaseKind(),
 		runtimeClassKind(),
 		persistentVolumeKind(),
-		persistentVolumeClaimKind(),
+		persistentVolumeClaimKind(o.Store),
 		nodeKind(o.NodeProxy),
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/api/validation"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -119,7 +120,9 @@ func validatePersistentVolume(p *v1.PersistentVolume) field.ErrorList {
 	return append(errs, validateVolumeMode(p.Spec.VolumeMode, at.Child("volumeMode"))...)
 }
 
-func persistentVolumeClaimKind() Kind {
+// persistentVolumeClaimKind has claims that are deleted wait for the pods that use
+// them.
+func persistentVolumeClaimKind(store *objects.Store) Kind {
 	return Kind{
 		Resource:            Served("", "persistentvolumeclaims"),
 		New:                 func() objects.Object { return &v1.PersistentVolumeClaim{} },
@@ -128,6 +131,7 @@ func persistentVolumeClaimKind() Kind {
 		Fields: map[string]func(objects.Object) string{
 			"name": func(o objects.Object) string { return o.GetName() }, // an old name that Kubernetes keeps
 		},
+		Remains: typedResult(func(c *v1.PersistentVolumeClaim) bool { return inUse(store, c) }),
 		Default: typed(func(c *v1.PersistentVolumeClaim) {
 			setDefaultPointer(&c.Spec.VolumeMode, v1.PersistentVolumeFilesystem)
 			setDefault(&c.Status.Phase, v1.ClaimPending)
@@ -151,6 +155,23 @@ func persistentVolumeClaimKind() Kind {
 			dst.(*v1.PersistentVolumeClaim).Status = src.(*v1.PersistentVolumeClaim).Status
 		},
 	}
+}
+
+// inUse says whether a pod that has not run to its end names a claim.
+// Source: Kubernetes docs, "Persistent Volumes", storage object in use protection.
+func inUse(store *objects.Store, c *v1.PersistentVolumeClaim) bool {
+	pods, _ := store.List(schema.GroupResource{Resource: "pods"}, c.Namespace)
+	return slices.ContainsFunc(pods, func(o objects.Object) bool {
+		p, is := o.(*v1.Pod)
+		return is && !hasEnded(p) && slices.ContainsFunc(p.Spec.Volumes, func(v v1.Volume) bool {
+			return v.PersistentVolumeClaim != nil && v.PersistentVolumeClaim.ClaimName == c.Name
+		})
+	})
+}
+
+func hasEnded(o objects.Object) bool {
+	p, is := o.(*v1.Pod)
+	return is && (p.Status.Phase == v1.PodSucceeded || p.Status.Phase == v1.PodFailed)
 }
 
 // validateClaimUpdate allows what Kubernetes allows: to name the volume once,

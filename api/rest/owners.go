@@ -80,9 +80,10 @@ func (m member) key() objects.Key { return m.kind.key(m.GetNamespace(), m.GetNam
 
 // ownership is who depends on whom at one moment.
 type ownership struct {
-	owned    []member               // what has ownerReferences and is not a file's
-	awaiting []member               // what stays for its dependents
-	by       map[types.UID][]member // of each owner, its dependents
+	owned     []member               // what has ownerReferences and is not a file's
+	awaiting  []member               // what stays for its dependents
+	remaining []member               // what is being deleted and may stay for other reasons than finalizers
+	by        map[types.UID][]member // of each owner, its dependents
 }
 
 // ownership looks through everything that is stored.
@@ -95,6 +96,9 @@ func (s *Server) ownership() *ownership {
 			m := member{o, k}
 			if awaits(o, metav1.FinalizerDeleteDependents) || awaits(o, metav1.FinalizerOrphanDependents) {
 				g.awaiting = append(g.awaiting, m)
+			}
+			if k.Remains != nil && o.GetDeletionTimestamp() != nil {
+				g.remaining = append(g.remaining, m)
 			}
 			refs := o.GetOwnerReferences()
 			if len(refs) == 0 || s.DeclaredIn(o) != "" { // its file alone decides about it
