@@ -102,7 +102,7 @@ func (r *Runtime) start(ctx context.Context, t pod.Target, a pod.StartContainer,
 	}()
 	// Writable also for readOnlyRootFilesystem: mount points are made in it
 	// before the stage makes it read-only.
-	rootfs, err := r.Images.Rootfs(ctx, img, dir, false)
+	rootfs, err := r.rootfs(ctx, t, img, a, dir)
 	if err == nil {
 		defer rootfs.Close()
 	}
@@ -170,6 +170,31 @@ func (r *Runtime) start(ctx context.Context, t pod.Target, a pod.StartContainer,
 		At: pod.At{Time: started.At}, Container: a.Container, ID: a.ID, Attempt: a.Attempt, Pid: started.Pid,
 		User: user, StopSignal: signalName(r.imageSignal(img)),
 	}, nil
+}
+
+// rootfs makes the root file system of an attempt, or takes the one that is ready.
+func (r *Runtime) rootfs(ctx context.Context, t pod.Target, img *images.Image, a pod.StartContainer, dir string) (*os.File, error) {
+	if root := r.live(t.UID).takeRoot(a, img.ID); root != nil {
+		return root, nil
+	}
+	return r.Images.Rootfs(ctx, img, dir, false)
+}
+
+// readyFirst makes the root file system of the container that starts first in a new
+// pod's sandbox, while that is made. Whatever is in the way its start meets again, and
+// tells.
+func (r *Runtime) readyFirst(ctx context.Context, t pod.Target) {
+	c := &t.Pod.Spec.Containers[0]
+	if len(t.Pod.Spec.InitContainers) > 0 {
+		c = &t.Pod.Spec.InitContainers[0]
+	}
+	img, err := r.Images.Find(c.Image)
+	if err != nil {
+		return
+	}
+	if root, err := r.Images.Rootfs(ctx, img, r.attemptDir(t.UID, c.Name, 0), false); err == nil {
+		r.live(t.UID).keepRoot(&readyRoot{c.Name, img.ID, root})
+	}
 }
 
 // maxEnvFileBytes is how much of a file variables are read from.

@@ -2,6 +2,7 @@ package native
 
 import (
 	"context"
+	"os"
 	"sync"
 	"time"
 
@@ -24,6 +25,41 @@ type livePod struct {
 	probes     map[probeKey]liveProbe    // guarded by mu
 	removed    bool                      // guarded by mu
 	volumes    map[string]chan struct{}  // who looks at a volume holds its place in the channel; guarded by mu
+	ready      *readyRoot                // guarded by mu; nil: none
+}
+
+// readyRoot is the root file system of a pod's first container, made while its sandbox
+// is made.
+type readyRoot struct {
+	container, image string // name and ID
+	root             *os.File
+}
+
+// keepRoot takes a root file system over, in place of any other; nil gives it up.
+func (p *livePod) keepRoot(r *readyRoot) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ready != nil {
+		p.ready.root.Close()
+	}
+	p.ready = r
+}
+
+// takeRoot hands out the root file system that is ready for an attempt with an image;
+// nil: there is none.
+func (p *livePod) takeRoot(a pod.StartContainer, image string) *os.File {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	r := p.ready
+	if r == nil || r.container != a.Container {
+		return nil
+	}
+	p.ready = nil
+	if a.Attempt > 0 || r.image != image {
+		r.root.Close()
+		return nil
+	}
+	return r.root
 }
 
 // liveProbe is a probe loop of one attempt.

@@ -140,7 +140,13 @@ func (r *Runtime) buildSandbox(ctx context.Context, t pod.Target, a pod.EnsureSa
 		closeAll(asked)
 	}
 	furnished := make(chan error, 1)
-	go func() { furnished <- r.furnish(ctx, t, names, ips, report) }() // awaited below
+	go func() { // awaited below
+		err := r.furnish(ctx, t, names, ips, report)
+		if err == nil && a.Attempt == 0 {
+			r.readyFirst(ctx, t)
+		}
+		furnished <- err
+	}()
 	s, err := r.Sandboxes.Ensure(ctx, want)
 	if furnishErr := <-furnished; err == nil {
 		err = furnishErr
@@ -229,6 +235,7 @@ func (r *Runtime) destroySandbox(ctx context.Context, t pod.Target) error {
 	live := r.live(t.UID)
 	live.stopProbes("")
 	live.setEnding()
+	live.keepRoot(nil)
 	var id string
 	if s := live.getSandbox(); s != nil {
 		if st, err := s.State(ctx); err == nil {
