@@ -76,6 +76,9 @@ type Input struct {
 
 	// Objects finds ConfigMaps and Secrets. Nil: there are none.
 	Objects Objects
+	// Services returns those of a namespace by which containers find each other. Nil:
+	// there are none.
+	Services func(namespace string) []*v1.Service
 	// EnvFile reads a file below the root of one of the pod's emptyDir volumes
 	// for fileKeyRef, confined by the caller. Nil: every file is missing.
 	EnvFile func(volume, path string) ([]byte, error)

@@ -52,7 +52,7 @@ func (v *variables) list() []string {
 }
 
 // Env returns the environment that a pod gives to a container, as NAME=value:
-// envFrom, then env. It is what the container's command, args and subPathExpr
+// what it is told of Services, envFrom, then env. It is what the container's command, args and subPathExpr
 // are expanded with; the image's own variables are not part of it. Mounts of
 // the input are not looked at, so it may be asked before they are resolved.
 // Every error is a [ConfigError].
@@ -66,7 +66,7 @@ func Env(in Input) ([]string, error) {
 
 // podVariables: Kubernetes API, EnvVar and EnvFromSource.
 func podVariables(in Input) (*variables, error) {
-	vars := &variables{}
+	vars := serviceVariables(in)
 	for _, from := range in.Container.EnvFrom {
 		if err := setAll(vars, in, from); err != nil {
 			return nil, err

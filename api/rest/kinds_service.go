@@ -351,8 +351,8 @@ func (s *Server) EnsureKubernetesService(port int32) error {
 	addresses := k.Serial.(*serviceAddresses)
 	addresses.Lock()
 	defer addresses.Unlock()
-	_, err := s.put(k.key(metav1.NamespaceDefault, kubernetesService), func(old objects.Object) (objects.Object, error) {
-		o := &v1.Service{ObjectMeta: newMeta(metav1.NamespaceDefault, kubernetesService), Spec: v1.ServiceSpec{
+	_, err := s.put(k.key(metav1.NamespaceDefault, KubernetesService), func(old objects.Object) (objects.Object, error) {
+		o := &v1.Service{ObjectMeta: newMeta(metav1.NamespaceDefault, KubernetesService), Spec: v1.ServiceSpec{
 			ClusterIP: addresses.within.Masked().Addr().Next().String(),
 			Ports:     []v1.ServicePort{{Name: "https", Port: 443, TargetPort: intstr.FromInt32(port)}},
 		}}

@@ -25,8 +25,8 @@ const (
 	defaultServiceAccount = "default"
 )
 
-// kubernetesService is what the namespace default has besides.
-const kubernetesService = "kubernetes"
+// KubernetesService is the Service of the API itself, in the namespace default.
+const KubernetesService = "kubernetes"
 
 // What failed in a namespace is tried again after this.
 const namespaceRetry = 5 * time.Second
@@ -189,7 +189,7 @@ func (s *Server) concernsNamespaces(e objects.Event) bool {
 	if _, ok := e.Object.(*v1.Namespace); ok {
 		return true
 	}
-	return e.Object.GetNamespace() != "" && (e.Type == watch.Deleted || e.Object.GetName() == rootCAConfigMap || e.Object.GetName() == kubernetesService)
+	return e.Object.GetNamespace() != "" && (e.Type == watch.Deleted || e.Object.GetName() == rootCAConfigMap || e.Object.GetName() == KubernetesService)
 }
 
 // namespacedResources are those that lie in namespaces and are stored.

@@ -19,6 +19,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	apiversion "k8s.io/apimachinery/pkg/version"
 
 	"podd/api/auth"
@@ -45,14 +46,15 @@ type kube struct {
 	node    *node.Keeper
 	kubelet http.Handler
 	log     logr.Logger
-	asked   atomic.Int64 // requests so far
+	asked   atomic.Int64  // requests so far
+	loaded  chan struct{} // closed once what was kept is in the store
 }
 
 // newKube puts the API together; watchLogs tells followers when logs change. It serves
 // nobody yet.
 func (a *agent) newKube(ctx context.Context, watchLogs func(dir string) (<-chan struct{}, func(), error)) (*kube, error) {
 	log := a.log.WithName("api")
-	k := &kube{store: objects.New(), log: log}
+	k := &kube{store: objects.New(), log: log, loaded: make(chan struct{})}
 	var err error
 	if k.pki, err = auth.Open(pkiDir(a.rootDir), a.serverNames()); err != nil {
 		return nil, err
@@ -115,6 +117,7 @@ func objectsDir(rootDir string) string { return filepath.Join(rootDir, "objects"
 // the board by then.
 func (k *kube) run(ctx context.Context, start func(func() error), port int) error {
 	k.keeper.Load()
+	close(k.loaded)
 	// Nobody is told that there are none. Those that were there stay as they were made.
 	for _, name := range []string{metav1.NamespaceDefault, metav1.NamespaceSystem, metav1.NamespacePublic, v1.NamespaceNodeLease} {
 		if err := k.server.EnsureNamespace(name); err != nil {
@@ -125,6 +128,24 @@ func (k *kube) run(ctx context.Context, start func(func() error), port int) erro
 	start(func() error { k.keeper.Run(ctx); return nil })
 	start(func() error { k.node.Run(ctx); return nil })
 	return k.server.EnsureKubernetesService(int32(port))
+}
+
+// services are those of a namespace that containers are told of, once they are known. The
+// API's own is not among them: pods do not reach it.
+func (k *kube) services(ctx context.Context, namespace string) []*v1.Service {
+	select {
+	case <-k.loaded:
+	case <-ctx.Done():
+		return nil
+	}
+	stored, _ := k.store.List(schema.GroupResource{Resource: "services"}, namespace)
+	var all []*v1.Service
+	for _, o := range stored {
+		if s, is := o.(*v1.Service); is && !(namespace == metav1.NamespaceDefault && s.Name == rest.KubernetesService) {
+			all = append(all, s)
+		}
+	}
+	return all
 }
 
 // otherPaths serves what is no resource: what there is, and health.

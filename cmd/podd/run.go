@@ -279,8 +279,8 @@ func newAgent(ctx context.Context, o *runOptions, log logr.Logger) (*agent, erro
 		RootDir: o.rootDir, RunDir: o.runDir, PodLogsDir: o.podLogsDir, ContainerLogsDir: o.containerLogsDir,
 		NodeName: nodeName, HostIPs: hostIPs, ClusterDNS: o.clusterDNS, ClusterDomain: o.clusterDomain, ResolvConf: o.resolvConf,
 		LogMaxBytes: o.logMaxBytes, LogMaxFiles: o.logMaxFiles, PodPidsLimit: o.podPidsLimit, AllowedSysctls: o.allowedSysctls,
-		StrictProbes: o.strictProbes,
-		Sandboxes:    sandboxes, Cgroups: cgroups, Network: net, Images: a.images, Logger: log.WithName("runtime"),
+		StrictProbes: o.strictProbes, Services: func(namespace string) []*v1.Service { return a.kube.services(ctx, namespace) },
+		Sandboxes: sandboxes, Cgroups: cgroups, Network: net, Images: a.images, Logger: log.WithName("runtime"),
 	}); err != nil {
 		return nil, err
 	}

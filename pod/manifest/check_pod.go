@@ -96,7 +96,6 @@ func (o *object) knownUnder(path string) bool {
 // are worth no warning.
 var serverDefaults = map[string]string{
 	"spec.schedulerName":      v1.DefaultSchedulerName,
-	"spec.enableServiceLinks": "true",
 	"spec.preemptionPolicy":   string(v1.PreemptLowerPriority),
 	"spec.priority":           "0",
 	"spec.serviceAccountName": "default",

@@ -367,7 +367,7 @@ var Fields = []Field{
 	{Path: "spec.readinessGates[]", Support: Honoured, Note: "conditions that hold are named by the annotation podd/readiness-gates"},
 	{Path: "spec.readinessGates[].conditionType", Support: Honoured},
 	{Path: "spec.runtimeClassName", Support: Refused, Note: "there is one runtime"},
-	{Path: "spec.enableServiceLinks", Support: Warned, Note: "there are no Services here"},
+	{Path: "spec.enableServiceLinks", Support: Honoured, Note: "but for default/kubernetes, which pods do not reach"},
 	{Path: "spec.preemptionPolicy", Support: Warned, Note: noPriority},
 	{Path: "spec.overhead", Support: Refused, Note: "it belongs to a runtime class"},
 	{Path: "spec.topologySpreadConstraints", Support: Warned, Note: noScheduling},

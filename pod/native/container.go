@@ -242,7 +242,7 @@ func (r *Runtime) podInput(t pod.Target) container.Input {
 	return container.Input{
 		Pod: t.Pod, PodIPs: ips, HostIPs: r.HostIPs, NodeName: r.NodeName,
 		NodeCPUMilli: r.host.cpuMilli, NodeMemoryBytes: r.host.memoryBytes, NodeEphemeralBytes: r.host.diskBytes,
-		Objects: t.Sources,
+		Objects: t.Sources, Services: r.Services,
 	}
 }
 

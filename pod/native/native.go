@@ -59,6 +59,10 @@ type Config struct {
 	Images    *images.Store
 	Logger    logr.Logger
 
+	// Services returns the Services of a namespace, for the environment of containers;
+	// it may wait until they are known. Nil: there are none.
+	Services func(namespace string) []*v1.Service
+
 	// StrictProbes makes each probe attempt that runs into its timeout a failure,
 	// also where the machine let nobody answer.
 	StrictProbes bool
