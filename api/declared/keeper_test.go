@@ -534,6 +534,13 @@ func TestAdmissionOfAPod(t *testing.T) {
 	if r := w.do("POST", podsPath, plainPod("tolerant", "  topologySpreadConstraints: [{maxSkew: 1, topologyKey: zone, whenUnsatisfiable: DoNotSchedule}]")); r.code != 201 || len(r.warnings) != 1 {
 		t.Errorf("%d, warned of %q", r.code, r.warnings)
 	}
+	w.refused(w.do("POST", "/api/v1/namespaces/default/serviceaccounts", "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: robot}\nimagePullSecrets: [{name: registry}]\n"), 201, "")
+	for more, want := range map[string]string{"": "registry", "\n  imagePullSecrets: [{name: own}]": "own"} {
+		p := w.as(w.do("POST", podsPath, plainPod("of-"+want, "  serviceAccountName: robot"+more)), 201)
+		if secrets := p.Spec.ImagePullSecrets; len(secrets) != 1 || secrets[0].Name != want {
+			t.Errorf("a pod of an account with a secret for images has %v, want %s", secrets, want)
+		}
+	}
 	generated := w.as(w.do("POST", podsPath, strings.Replace(plainPod("x", ""), "{name: x}", "{generateName: job-}", 1)), 201)
 	if !strings.HasPrefix(generated.Name, "job-") || len(generated.Name) != 9 {
 		t.Errorf("named %q", generated.Name)

@@ -18,6 +18,7 @@ import (
 var handlers = []string{"podd", "runc"}
 
 // AdmitPod is what depends on other objects when a pod is made: its service account,
+// whose imagePullSecrets it gets where it names none,
 // its priority, its runtime class with the overhead, and its place on the node.
 // Source: the admission plugins ServiceAccount, Priority and RuntimeClass.
 func (k *Keeper) AdmitPod(p *v1.Pod) error {
@@ -25,8 +26,12 @@ func (k *Keeper) AdmitPod(p *v1.Pod) error {
 		return apierrors.NewForbidden(podResource, p.Name, fmt.Errorf(format, args...))
 	}
 	account := objects.Key{Resource: serviceAccountResource, Namespace: p.Namespace, Name: p.Spec.ServiceAccountName}
-	if _, found := k.Store.Get(account); !found && account.Name != "default" {
+	o, found := k.Store.Get(account)
+	if !found && account.Name != "default" {
 		return refuse("error looking up service account %s/%s: serviceaccount %q not found", account.Namespace, account.Name, account.Name)
+	}
+	if a, is := o.(*v1.ServiceAccount); is && len(p.Spec.ImagePullSecrets) == 0 {
+		p.Spec.ImagePullSecrets = slices.Clone(a.ImagePullSecrets)
 	}
 	switch priority, known := systemPriorities[p.Spec.PriorityClassName]; {
 	case p.Spec.PriorityClassName != "" && !known:

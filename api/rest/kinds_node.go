@@ -1,6 +1,7 @@
 package rest
 
 import (
+	"fmt"
 	"slices"
 	"strconv"
 
@@ -38,9 +39,20 @@ func nodeKind(proxy *Subresource) Kind {
 			}
 			return errs
 		}),
+		Warnings:  typed2(warnTaints),
 		SetStatus: func(dst, src objects.Object) { dst.(*v1.Node).Status = src.(*v1.Node).Status },
 		Sub:       map[string]*Subresource{"proxy": proxy},
 	}
+}
+
+// warnTaints warns of new taints that would make pods go on a cluster.
+func warnTaints(n, old *v1.Node) (warnings []string) {
+	for i, taint := range n.Spec.Taints {
+		if taint.Effect == v1.TaintEffectNoExecute && (old == nil || !slices.ContainsFunc(old.Spec.Taints, func(t v1.Taint) bool { return t.MatchTaint(&taint) })) {
+			warnings = append(warnings, fmt.Sprintf("spec.taints[%d].effect: NoExecute keeps new pods away and evicts none", i))
+		}
+	}
+	return warnings
 }
 
 func validateTaints(n *v1.Node) (errs field.ErrorList) {

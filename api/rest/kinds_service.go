@@ -53,6 +53,12 @@ func serviceKind(addresses *serviceAddresses) Kind {
 		PrepareCreate: typed(func(s *v1.Service) { s.Status = v1.ServiceStatus{} }),
 		PrepareUpdate: func(o, old objects.Object) { keepServiceAddresses(o.(*v1.Service), old.(*v1.Service)) },
 		Validate:      typedResult(validateService),
+		Warnings: func(_, old objects.Object) []string {
+			if old != nil {
+				return nil
+			}
+			return []string{"spec: no traffic reaches a Service here yet; containers have its environment variables, and kubectl port-forward, logs and exec find its pods"}
+		},
 		ValidateUpdate: typed2(func(s, old *v1.Service) (errs field.ErrorList) {
 			if hasClusterIP(s) && hasClusterIP(old) && old.Spec.ClusterIP != "" {
 				errs = append(errs, validation.ValidateImmutableField(s.Spec.ClusterIP, old.Spec.ClusterIP, field.NewPath("spec", "clusterIP"))...)

@@ -177,6 +177,33 @@ func TestDefaultsOfKinds(t *testing.T) {
 	}
 }
 
+// What is accepted without effect is said.
+func TestWhatHasNoEffectIsWarnedOf(t *testing.T) {
+	s := newServer(t, nil)
+	warned := func(method, path, body string) string {
+		t.Helper()
+		r := do(t, s, method, path, body)
+		if r.code >= 300 {
+			t.Fatalf("%d %s", r.code, r.body)
+		}
+		return strings.Join(r.header.Values("Warning"), "\n")
+	}
+	const services, nodes = "/api/v1/namespaces/default/services", "/api/v1/nodes"
+	service := `{"metadata":{"name":"a","labels":{"a":"%s"}},"spec":{"ports":[{"port":80}]}}`
+	node := `{"metadata":{"name":"a","labels":{"a":"%s"}},"spec":{"taints":[{"key":"a","effect":"NoSchedule"},{"key":"b","effect":"NoExecute"}]}}`
+	if got := warned("POST", services, fmt.Sprintf(service, "1")); !strings.Contains(got, "no traffic reaches a Service") {
+		t.Errorf("a new Service: %q", got)
+	}
+	if got := warned("POST", nodes, fmt.Sprintf(node, "1")); got != `299 - "spec.taints[1].effect: NoExecute keeps new pods away and evicts none"` {
+		t.Errorf("a new taint: %q", got)
+	}
+	for path, body := range map[string]string{services + "/a": service, nodes + "/a": node} {
+		if got := warned("PUT", path, fmt.Sprintf(body, "2")); got != "" {
+			t.Errorf("%s, which was warned of: %q", path, got)
+		}
+	}
+}
+
 func TestAddressesOfServices(t *testing.T) {
 	s := newServer(t, nil)
 	if err := s.EnsureKubernetesService(6443); err != nil {
