@@ -52,7 +52,7 @@ func (s *Server) collectAll(ctx context.Context, wake <-chan struct{}) {
 
 // concernsOwners tells whether a change can make something to do for the collector:
 // what vanishes may have been an owner or have blocked one, and what has owners or
-// stays for dependents may have got them; claims stay for pods.
+// stays for dependents may have got them; claims stay for pods, and volumes for claims.
 func concernsOwners(e objects.Event) bool {
 	o := e.Object
 	if _, is := o.(*v1.Event); is {
@@ -61,8 +61,11 @@ func concernsOwners(e objects.Event) bool {
 	if hasEnded(o) && (e.Old == nil || !hasEnded(e.Old)) { // a claim may wait for it
 		return true
 	}
-	if _, is := o.(*v1.PersistentVolumeClaim); is && o.GetDeletionTimestamp() != nil && (e.Old == nil || e.Old.GetDeletionTimestamp() == nil) {
-		return true // its last pod may have gone in between
+	switch o.(type) {
+	case *v1.PersistentVolumeClaim, *v1.PersistentVolume:
+		if o.GetDeletionTimestamp() != nil { // what held it may have gone in between, or goes with this change
+			return true
+		}
 	}
 	waits := awaits(o, metav1.FinalizerDeleteDependents) || awaits(o, metav1.FinalizerOrphanDependents)
 	switch {

@@ -204,6 +204,33 @@ func TestAClaimThatIsDeletedStaysForItsPods(t *testing.T) {
 	})
 }
 
+// As the finalizer kubernetes.io/pv-protection has it on a cluster.
+func TestAVolumeThatIsDeletedStaysForItsClaim(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer(t, nil)
+		run(t, s)
+		const path = "/api/v1/persistentvolumes"
+		phase := func(name, phase string) {
+			t.Helper()
+			do(t, s, "PATCH", path+"/"+name+"/status", `{"status":{"phase":"`+phase+`"}}`, "Content-Type", "application/merge-patch+json").want(t, 200)
+		}
+		for _, name := range []string{"bound", "free"} {
+			do(t, s, "POST", path, `{"metadata":{"name":"`+name+`"},"spec":{"capacity":{"storage":"1Gi"},"accessModes":["ReadWriteOnce"],"hostPath":{"path":"/x"}}}`).want(t, 201)
+		}
+		phase("bound", "Bound")
+		phase("free", "Available")
+		do(t, s, "DELETE", path, nil).want(t, 200)
+		synctest.Wait()
+		do(t, s, "GET", path+"/free", nil).want(t, 404)
+		if left := do(t, s, "GET", path+"/bound", nil).want(t, 200); left.at("metadata.deletionTimestamp") == "-" {
+			t.Errorf("it does not go: %s", left.body)
+		}
+		phase("bound", "Released")
+		synctest.Wait()
+		do(t, s, "GET", path+"/bound", nil).want(t, 404)
+	})
+}
+
 func TestForegroundDeletionGoesDown(t *testing.T) {
 	inFamily(t, func(f *family) {
 		f.make("top")

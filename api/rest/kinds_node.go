@@ -84,6 +84,8 @@ func validateTaints(n *v1.Node) (errs field.ErrorList) {
 	return errs
 }
 
+// persistentVolumeKind has volumes that are deleted wait for the claims that are bound
+// to them.
 func persistentVolumeKind() Kind {
 	return Kind{
 		Resource:            Served("", "persistentvolumes"),
@@ -93,6 +95,7 @@ func persistentVolumeKind() Kind {
 		Fields: map[string]func(objects.Object) string{
 			"name": func(o objects.Object) string { return o.GetName() }, // an old name that Kubernetes keeps
 		},
+		Remains: typedResult(func(p *v1.PersistentVolume) bool { return p.Status.Phase == v1.VolumeBound }),
 		Default: typed(func(p *v1.PersistentVolume) {
 			setDefault(&p.Spec.PersistentVolumeReclaimPolicy, v1.PersistentVolumeReclaimRetain)
 			setDefaultPointer(&p.Spec.VolumeMode, v1.PersistentVolumeFilesystem)
