@@ -49,8 +49,9 @@ func (r *Runtime) Inspect(ctx context.Context, t pod.Target) (pod.Inspected, err
 		}
 		live.setContainer(c.ID, lc)
 		if c.Exit != nil {
-			exited := r.exitFact(ctx, t, lc, c)
+			exited := r.exitFact(t, lc, c)
 			fc.Exit = &exited
+			r.removeGroup(ctx, t, lc)
 		}
 		found.Containers = append(found.Containers, fc)
 	}
@@ -113,7 +114,8 @@ func (r *Runtime) Watch(ctx context.Context, t pod.Target, report func(pod.Fact)
 			}
 			live.setContainer(c.ID, lc)
 		}
-		report(r.exitFact(ctx, t, lc, c))
+		report(r.exitFact(t, lc, c))
+		r.removeGroup(ctx, t, lc) // it may wait for processes that are dying, and a restart does not
 	})
 	if ctx.Err() != nil {
 		return
@@ -135,7 +137,7 @@ func (r *Runtime) Watch(ctx context.Context, t pod.Target, report func(pod.Fact)
 
 // exitFact makes the fact of a container's exit: what the pause process
 // recorded, what the cgroup counted, what the container left as its message.
-func (r *Runtime) exitFact(ctx context.Context, t pod.Target, lc *liveContainer, c sandbox.Container) pod.ContainerExited {
+func (r *Runtime) exitFact(t pod.Target, lc *liveContainer, c sandbox.Container) pod.ContainerExited {
 	lc.heardExit()
 	r.live(t.UID).stopProbes(c.ID)
 	fact := pod.ContainerExited{
@@ -155,13 +157,18 @@ func (r *Runtime) exitFact(ctx context.Context, t pod.Target, lc *liveContainer,
 	if t.Pod != nil {
 		fact.Message = r.terminationMessage(t, c.Name, c.Attempt, fact.ExitCode)
 	}
-	if lc.group != nil {
-		// An exited container's group is in the way of nothing but a tidy /sys.
-		if err := lc.group.Remove(ctx); err != nil && ctx.Err() == nil {
-			r.log.Error(err, "cannot remove a container's cgroup", "pod", r.podName(t.UID), "container", c.Name)
-		}
-	}
 	return fact
+}
+
+// removeGroup removes an exited container's group, which is in the way of nothing but a
+// tidy /sys.
+func (r *Runtime) removeGroup(ctx context.Context, t pod.Target, lc *liveContainer) {
+	if lc.group == nil {
+		return
+	}
+	if err := lc.group.Remove(ctx); err != nil && ctx.Err() == nil {
+		r.log.Error(err, "cannot remove a container's cgroup", "pod", r.podName(t.UID), "container", lc.name)
+	}
 }
 
 // Limits of a termination message, as the kubelet has them.
