@@ -200,8 +200,12 @@ func (r *Runtime) readyFirst(ctx context.Context, t pod.Target) {
 // maxEnvFileBytes is how much of a file variables are read from.
 const maxEnvFileBytes = 1 << 20
 
-// makeDirs makes the directories of a container's attempt.
+// makeDirs makes the directories of a container's attempt: of its exit, its files and its
+// log.
 func (r *Runtime) makeDirs(t pod.Target, container string, attempt int) error {
+	if err := os.MkdirAll(r.exitDir(t.UID, container, attempt), 0o700); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(r.attemptDir(t.UID, container, attempt), 0o700); err != nil {
 		return err
 	}
@@ -486,7 +490,7 @@ func (r *Runtime) forgetContainer(ctx context.Context, t pod.Target, a pod.Forge
 	logDir := r.logDir(t, a.Container)
 	errs = append(errs,
 		os.RemoveAll(r.attemptDir(t.UID, a.Container, a.Attempt)),
-		os.RemoveAll(filepath.Join(r.RunDir, "pods", string(t.UID), "c", a.Container, strconv.Itoa(a.Attempt))),
+		os.RemoveAll(r.exitDir(t.UID, a.Container, a.Attempt)),
 		logs.Unlink(r.ContainerLogsDir, r.linkName(t, a.Container, a.ID), logs.File(logDir, a.Attempt)),
 		logs.Remove(logDir, a.Attempt),
 	)

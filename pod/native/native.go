@@ -238,6 +238,11 @@ func (r *Runtime) attemptDir(uid types.UID, container string, attempt int) strin
 	return filepath.Join(r.podDir(uid), "c", container, fmt.Sprint(attempt))
 }
 
+// exitDir is where the pause process records an attempt's exit.
+func (r *Runtime) exitDir(uid types.UID, container string, attempt int) string {
+	return filepath.Join(r.RunDir, "pods", string(uid), "c", container, fmt.Sprint(attempt))
+}
+
 func now() pod.At { return pod.At{Time: time.Now()} }
 
 // containerOf returns the container with the name. The worker only names
