@@ -192,10 +192,19 @@ func TestFiftyWatchesMissNothing(t *testing.T) {
 			`"containers":[{"name":"app","image":"busybox:1.36","command":["sh","-c","trap 'exit 0' TERM; echo hello; sleep 1000 & wait"]}]}}`, name)
 	}
 	const path = "/api/v1/namespaces/default/pods"
+	var all []*watcher
 	round := 0
-	// turn has five pods come and go.
+	// turn has five pods come and go, and nobody miss anything so far.
 	turn := func() {
 		round++
+		for _, w := range all {
+			w.mu.Lock()
+			err := w.err
+			w.mu.Unlock()
+			if err != nil {
+				t.Fatalf("round %d: %v", round, err)
+			}
+		}
 		var names []string
 		for i := range 5 {
 			name := fmt.Sprintf("soak-%d-%d", round, i)
@@ -219,7 +228,6 @@ func TestFiftyWatchesMissNothing(t *testing.T) {
 	}
 	turn()
 
-	var all []*watcher
 	var clients []*http.Client
 	for i := range 50 {
 		w := &watcher{path: soakKinds[i%len(soakKinds)], accept: "application/json"}

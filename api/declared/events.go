@@ -56,7 +56,6 @@ func (k *Keeper) keepEvents(ctx context.Context) {
 		case <-k.mirror.happened:
 		default:
 		}
-		k.forgetEvents(time.Now()) // many may have come since the last sweep
 		if err := k.writeEvents(time.Now()); err != nil {
 			k.Logger.Error(err, "a restart of the agent would not find the newest events")
 		}

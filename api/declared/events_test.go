@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -19,6 +20,7 @@ import (
 	"github.com/go-logr/logr/funcr"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
 
 	"podd/api/objects"
 	"podd/pod"
@@ -140,21 +142,52 @@ func TestEventsAreWrittenNowAndThen(t *testing.T) {
 	})
 }
 
-// While much happens, it is not for the sweep of the next minute to forget.
+// While much happens, it is not for the sweep of the next minute to forget, and who
+// watches misses nothing of it.
 func TestEventsOfABusyMomentAreForgottenSoon(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := keeping(t, logr.Discard())
 		ctx, stop := context.WithCancel(t.Context())
 		var running sync.WaitGroup
-		running.Go(func() { k.keepEvents(ctx) })
-		for i := range eventsMost + 10 {
-			k.showEvent(eventAt(fmt.Sprintf("e%04d", i), time.Now().Add(time.Duration(i-2000)*time.Second), ""))
-			k.mirror.tellEvents()
+		running.Go(func() { k.Run(ctx) })
+		_, version := k.Store.List(eventResource, "")
+		watched, err := k.Store.Watch(ctx, eventResource, "", version)
+		if err != nil {
+			t.Fatal(err)
 		}
-		time.Sleep(keptEventsEvery + time.Second)
-		synctest.Wait()
-		if names := eventNames(k); len(names) != eventsMost || names[0] != "e0010" {
-			t.Errorf("%d events, from %s", len(names), names[0])
+		seen := map[string]bool{}
+		slow := func() { // a client that looks now and then
+			t.Helper()
+			time.Sleep(100 * time.Millisecond)
+			for {
+				now, cancel := context.WithTimeout(ctx, time.Millisecond)
+				changes, err := watched.Next(now)
+				cancel()
+				if errors.Is(err, context.DeadlineExceeded) {
+					return
+				} else if err != nil {
+					t.Fatal(err)
+				}
+				for _, c := range changes {
+					if seen[c.Object.GetName()] = c.Type != watch.Deleted; c.Type == watch.Deleted {
+						delete(seen, c.Object.GetName())
+					}
+				}
+			}
+		}
+		for i := range 3 * eventsMost {
+			k.Event(eventAt(fmt.Sprintf("e%05d", i), time.Now(), ""))
+			if i%200 == 199 {
+				slow()
+			}
+		}
+		slow()
+		names := eventNames(k)
+		if len(names) > eventsMost+200 || names[len(names)-1] != fmt.Sprintf("e%05d", 3*eventsMost-1) {
+			t.Errorf("%d events, the last is %s", len(names), names[len(names)-1])
+		}
+		if got := slices.Sorted(maps.Keys(seen)); !slices.Equal(got, names) {
+			t.Errorf("the client sees %d events of %d", len(got), len(names))
 		}
 		stop()
 		running.Wait()

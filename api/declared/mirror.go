@@ -170,6 +170,9 @@ const eventsLast = time.Hour
 // last, where pods come and go so often that there are more.
 const eventsMost = 1000
 
+// forgetFrom is after how many new events others are forgotten, if not after a minute.
+const forgetFrom = 100
+
 // Run shows in the store what happens to pods, to what files declare, and which events
 // there are, until ctx ends. It owns what the store says of these.
 func (k *Keeper) Run(ctx context.Context) {
@@ -186,8 +189,12 @@ func (k *Keeper) Run(ctx context.Context) {
 	}
 	sweep := time.NewTicker(time.Minute)
 	defer sweep.Stop()
+	shown := 0 // events since others were forgotten
 	for {
-		k.showWaiting()
+		if shown += k.showWaiting(); shown >= forgetFrom {
+			shown = 0
+			k.forgetEvents(time.Now())
+		}
 		k.scheduleAll()
 		select {
 		case <-ctx.Done():
@@ -416,8 +423,9 @@ func (k *Keeper) update(key objects.Key, f func(objects.Object) (objects.Object,
 	}
 }
 
-// showWaiting brings what was told into the store.
-func (k *Keeper) showWaiting() {
+// showWaiting brings what was told into the store, and returns how many events that
+// were.
+func (k *Keeper) showWaiting() (shown int) {
 	m := &k.mirror
 	m.mu.Lock()
 	gone, sources, bound, events, changed, read := m.ended, m.sources, m.bound, m.events, m.changed, m.read
@@ -439,6 +447,7 @@ func (k *Keeper) showWaiting() {
 	if len(events) > 0 {
 		m.tellEvents()
 	}
+	return len(events)
 }
 
 // finish lets a pod of the API's go of which nothing is left: at once, or when its

@@ -22,12 +22,19 @@ import (
 // goes on from there.
 var ErrTooOld = errors.New("the changes after this resource version are no longer kept")
 
-// The history of one resource: at most changesMost changes; of these, changes
-// older than changesAge go, but for the newest changesLeast.
+// The history of one resource. Of changes older than changesAge the newest
+// changesLeast are kept, of those older than changesYoung changesMost, and of all
+// changesBurst: many changes at once leave those who watch the time to take them. Of
+// large objects so many are kept as have changesBytes together, but at least
+// changesFew.
 const (
-	changesMost  = 512
 	changesLeast = 64
 	changesAge   = 5 * time.Minute
+	changesMost  = 512
+	changesYoung = 2 * time.Second
+	changesBurst = 4096
+	changesFew   = 16
+	changesBytes = 8 << 20
 )
 
 // Object is what the store holds: a Kubernetes object with metadata.
@@ -88,12 +95,14 @@ type table struct {
 	objects []Object // sorted by namespace and name
 	changes []change // the newest, by ascending version
 	dropped uint64   // version of the newest change that is no longer in changes
+	bytes   int      // of the objects in changes
 	changed chan struct{}
 }
 
 type change struct {
 	Event
-	at time.Time
+	at    time.Time
+	bytes int // about, of Object
 }
 
 // New returns an empty store. Its first version is the time in microseconds, so
@@ -249,9 +258,16 @@ func (s *Store) record(t *table, e Event) {
 	s.version++
 	e.Version = s.version
 	e.Object.SetResourceVersion(strconv.FormatUint(s.version, 10))
-	now := time.Now()
-	drop := max(0, len(t.changes)+1-changesMost)
-	for drop < len(t.changes)+1-changesLeast && now.Sub(t.changes[drop].at) > changesAge {
+	next := change{Event: e, at: time.Now(), bytes: sizeOf(e.Object)}
+	t.bytes += next.bytes
+	drop := 0
+	for _, c := range t.changes {
+		kept, age := len(t.changes)+1-drop, next.at.Sub(c.at)
+		if kept <= changesBurst && (kept <= changesMost || age <= changesYoung) &&
+			(kept <= changesLeast || age <= changesAge) && (kept <= changesFew || t.bytes <= changesBytes) {
+			break
+		}
+		t.bytes -= c.bytes
 		drop++
 	}
 	if drop > 0 {
@@ -259,7 +275,15 @@ func (s *Store) record(t *table, e Event) {
 		clear(t.changes[:drop]) // what watches have taken are copies
 		t.changes = t.changes[drop:]
 	}
-	t.changes = append(t.changes, change{e, now})
+	t.changes = append(t.changes, next)
+}
+
+// sizeOf is about how much memory an object takes: what its protobuf form does.
+func sizeOf(o Object) int {
+	if sized, ok := o.(interface{ Size() int }); ok {
+		return sized.Size()
+	}
+	return 0
 }
 
 // forget leaves of an object's history what f does. s.mu is held.

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -257,7 +258,7 @@ func TestHistoryAgreesWithWhatWas(t *testing.T) {
 
 func TestWhatIsTooOldOrStillToComeIsRefused(t *testing.T) {
 	s := New()
-	for i := range changesMost + 10 {
+	for i := range changesBurst + 10 {
 		put(t, s, "a", "x", strconv.Itoa(i))
 	}
 	for v, want := range map[uint64]error{
@@ -358,11 +359,62 @@ func TestAWatchEndsWithEitherContext(t *testing.T) {
 	})
 }
 
+// A thousand objects that go at once are no reason to list again: who watches has a
+// moment. After it, what so many changes held is free.
+func TestManyChangesAtOnceAreRememberedForAMoment(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New()
+		w, err := s.Watch(t.Context(), configMaps, "", s.Version())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 1000 {
+			put(t, s, "a", fmt.Sprintf("x%03d", i), "")
+		}
+		time.Sleep(changesYoung)
+		for i := range 1000 {
+			remove(t, s, key("a", fmt.Sprintf("x%03d", i)))
+		}
+		if events, err := w.Next(t.Context()); err != nil || len(events) != 2000 {
+			t.Errorf("%d events, %v", len(events), err)
+		}
+		time.Sleep(changesYoung + time.Second)
+		put(t, s, "a", "later", "")
+		if got := len(s.tables[configMaps].changes); got != changesMost {
+			t.Errorf("%d changes are kept, want %d", got, changesMost)
+		}
+	})
+}
+
+// Who writes large objects again and again does not fill the memory with what they were.
+func TestTheHistoryOfLargeObjectsIsShort(t *testing.T) {
+	s := New()
+	for i := range 100 {
+		put(t, s, "a", "large", strings.Repeat(string(rune('a'+i%26)), 256<<10))
+	}
+	if got, want := len(s.tables[configMaps].changes), changesBytes/(256<<10)-1; got != want {
+		t.Errorf("%d changes of 256 KiB are kept, want %d", got, want)
+	}
+	for i := range 20 {
+		put(t, s, "a", "huge", strings.Repeat(string(rune('a'+i)), 1<<20))
+	}
+	if got := len(s.tables[configMaps].changes); got != changesFew {
+		t.Errorf("%d changes of 1 MiB are kept, want %d", got, changesFew)
+	}
+	put(t, s, "a", "huge", "")
+	for range changesFew {
+		put(t, s, "a", "small", strconv.Itoa(rand.Int()))
+	}
+	if table := s.tables[configMaps]; len(table.changes) < changesFew || table.bytes > changesBytes {
+		t.Errorf("%d changes of %d bytes", len(table.changes), table.bytes)
+	}
+}
+
 func TestASlowReaderIsToldAndHoldsNobodyUp(t *testing.T) {
 	s := New()
 	slow, _ := s.Watch(t.Context(), configMaps, "", s.Version())
 	fast, _ := s.Watch(t.Context(), configMaps, "", s.Version())
-	for i := range changesMost + 1 {
+	for i := range changesBurst + 1 {
 		put(t, s, "a", "x", strconv.Itoa(i))
 		if events, err := fast.Next(t.Context()); err != nil || len(events) != 1 {
 			t.Fatal(events, err)
