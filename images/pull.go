@@ -50,6 +50,13 @@ type pull struct {
 	meter meter
 }
 
+// Pulling is how many pulls are under way.
+func (s *Store) Pulling() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.pulls)
+}
+
 var errTooManyPulls = errors.New("pull QPS exceeded")
 
 // pull joins the pull of r or begins one, and returns the image, how long the

@@ -10,8 +10,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -388,7 +386,7 @@ func (a *agent) run(ctx context.Context) error {
 	start(func() error { a.watchFirewalls(ctx); return nil })
 	start(func() error { a.runtime.CompressLogs(ctx); return nil })
 	start(func() error { a.collectImages(ctx); return nil })
-	start(func() error { a.giveMemoryBack(ctx); return nil })
+	start(func() error { beModest(ctx, a.board, a.images.Pulling, a.kube.asked.Load, a.log); return nil })
 	a.tellReady(ctx, start)
 	a.log.Info("podd is running", "version", versionText(), "manifests", a.manifests, "adopted", len(a.records))
 	<-ctx.Done()
@@ -423,38 +421,6 @@ func (a *agent) watchFirewalls(ctx context.Context) {
 	})
 	if err != nil {
 		a.log.Error(err, "the host's firewalls are not looked at any more")
-	}
-}
-
-// giveMemoryBack returns to the machine what many starts at once needed, when
-// they are over: when no pod changes for a while, or at the latest every minute.
-// What requests needed goes within a minute. The runtime alone would keep most of it.
-func (a *agent) giveMemoryBack(ctx context.Context) {
-	const quiet, latest = 3 * time.Second, time.Minute
-	for ctx.Err() == nil {
-		began, changed, version := time.Now(), time.Now(), a.board.Version()
-		for ctx.Err() == nil && time.Since(changed) < quiet && time.Since(began) < latest {
-			select {
-			case <-time.After(quiet / 3):
-			case <-ctx.Done():
-			}
-			if now := a.board.Version(); now != version {
-				version, changed = now, time.Now()
-			}
-		}
-		runtime.GC() // what pools hold goes with the second collection after its use
-		debug.FreeOSMemory()
-		if err := unmapProgram(); err != nil {
-			a.log.V(1).Info("the program's pages stay mapped", "error", err.Error())
-		}
-		asked := a.kube.asked.Load()
-		version = a.board.Version()
-		for idle := true; idle && ctx.Err() == nil; {
-			wait, cancel := context.WithTimeout(ctx, latest)
-			_, err := a.board.Gather(wait, version)
-			cancel()
-			idle = errors.Is(err, context.DeadlineExceeded) && a.kube.asked.Load() == asked
-		}
 	}
 }
 
