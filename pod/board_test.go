@@ -145,6 +145,9 @@ func TestEventsAreCountedBoundedAndForgotten(t *testing.T) {
 	if len(all) > eventsKept || len(all) < eventsKept*8/10 || all[len(all)-1].Message != fmt.Sprint(2*eventsKept-1) {
 		t.Errorf("%d events are kept, the newest is %s", len(all), all[len(all)-1].Message)
 	}
+	if len(s.alike) > eventsKept { // what pods said that are gone
+		t.Errorf("%d events are remembered for combining", len(s.alike))
+	}
 }
 
 // Source: client-go, tools/record/events_cache.go: the tenth message that differs

@@ -3,6 +3,7 @@ package pod
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -27,7 +28,7 @@ type Event struct {
 }
 
 const (
-	eventsKept    = 5000      // of all pods together
+	eventsKept    = 1000      // of all pods together, and of alike
 	eventLifetime = time.Hour // since the last occurrence, as an API server keeps them
 )
 
@@ -160,25 +161,20 @@ func (s *EventStore) tell(e *v1.Event) {
 // shrink forgets what is over its lifetime and, if that is not enough, the
 // oldest tenth. s.mu is held.
 func (s *EventStore) shrink(now time.Time) {
-	ids := make([]eventID, 0, len(s.events))
-	for id, e := range s.events {
-		if now.Sub(e.LastTimestamp.Time) >= eventLifetime {
-			delete(s.events, id)
-			continue
-		}
-		ids = append(ids, id)
-	}
-	for id, a := range s.alike {
-		if now.Sub(a.last) > alikeWithin {
-			delete(s.alike, id)
-		}
-	}
-	if len(ids) <= eventsKept {
+	maps.DeleteFunc(s.events, func(_ eventID, e recorded) bool { return now.Sub(e.LastTimestamp.Time) >= eventLifetime })
+	maps.DeleteFunc(s.alike, func(_ alikeID, a *alike) bool { return now.Sub(a.last) > alikeWithin })
+	forgetOldest(s.events, recorded.compare)
+	forgetOldest(s.alike, func(a, b *alike) int { return a.last.Compare(b.last) })
+}
+
+// forgetOldest takes a tenth of eventsKept out of a map that has more than that.
+func forgetOldest[K comparable, V any](m map[K]V, compare func(a, b V) int) {
+	if len(m) <= eventsKept {
 		return
 	}
-	slices.SortFunc(ids, func(a, b eventID) int { return s.events[a].compare(s.events[b]) })
-	for _, id := range ids[:eventsKept/10] {
-		delete(s.events, id)
+	oldest := slices.SortedFunc(maps.Keys(m), func(a, b K) int { return compare(m[a], m[b]) })
+	for _, id := range oldest[:eventsKept/10] {
+		delete(m, id)
 	}
 }
 

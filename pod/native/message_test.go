@@ -45,7 +45,7 @@ func TestTerminationMessages(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			dir := t.TempDir()
-			r := &Runtime{Config: Config{RootDir: filepath.Join(dir, "root"), PodLogsDir: filepath.Join(dir, "logs")}}
+			r := &Runtime{Config: Config{RootDir: filepath.Join(dir, "root"), RunDir: filepath.Join(dir, "run"), PodLogsDir: filepath.Join(dir, "logs")}}
 			p := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web", UID: "u"}}
 			p.Spec.Containers = []v1.Container{{Name: "app", TerminationMessagePolicy: tc.policy}}
 			target := pod.Target{UID: p.UID, Pod: p}
