@@ -19,6 +19,7 @@ import (
 
 	"github.com/go-logr/logr"
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	"podd/logs"
 	"podd/pod"
@@ -150,8 +151,10 @@ func StatusOf(p *v1.Pod, container string) *v1.ContainerStatus {
 
 // isTrue reads a truth value as Kubernetes does: what is given and not 0 or false is
 // true.
-func isTrue(q url.Values, name string) bool {
-	return q.Has(name) && q.Get(name) != "0" && !strings.EqualFold(q.Get(name), "false")
+func isTrue(q url.Values, name string) (is bool) {
+	values := q[name]
+	_ = runtime.Convert_Slice_string_To_bool(&values, &is, nil) // it never fails
+	return is
 }
 
 func logOptions(q url.Values, now time.Time) (logs.Options, error) {

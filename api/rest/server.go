@@ -299,9 +299,10 @@ func (c *call) verb() string {
 
 // boolArg reads a query argument as Kubernetes does: whatever is not 0 or false
 // is true.
-func boolArg(args url.Values, name string) bool {
-	values, given := args[name]
-	return given && values[0] != "0" && !strings.EqualFold(values[0], "false")
+func boolArg(args url.Values, name string) (is bool) {
+	values := args[name]
+	_ = runtime.Convert_Slice_string_To_bool(&values, &is, nil) // it never fails
+	return is
 }
 
 func errNoResource() error {
