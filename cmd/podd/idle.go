@@ -12,7 +12,7 @@ import (
 	"podd/pod"
 )
 
-// beModest has the agent need less while nothing changes: when no pod has changed for a
+// restWhenIdle has the agent need less while nothing changes: when no pod has changed for a
 // while, or at the latest every minute, what many starts at once needed is returned to
 // the machine. What requests needed goes within a minute. The runtime alone would keep
 // most of it.
@@ -23,7 +23,7 @@ import (
 //
 // pulling says how many images are being pulled, asked how many requests of the API
 // there have been. It ends with ctx.
-func beModest(ctx context.Context, board *pod.Board, pulling func() int, asked func() int64, log logr.Logger) {
+func restWhenIdle(ctx context.Context, board *pod.Board, pulling func() int, asked func() int64, log logr.Logger) {
 	const quiet, latest = 3 * time.Second, time.Minute
 	for ctx.Err() == nil {
 		began, changed, version := time.Now(), time.Now(), board.Version()

@@ -29,7 +29,7 @@ func TestAnAgentAtRestRunsOnOneProcessor(t *testing.T) {
 		var pulls, asked atomic.Int64
 		ctx, stop := context.WithCancel(t.Context())
 		var running sync.WaitGroup
-		running.Go(func() { beModest(ctx, board, func() int { return int(pulls.Load()) }, asked.Load, logr.Discard()) })
+		running.Go(func() { restWhenIdle(ctx, board, func() int { return int(pulls.Load()) }, asked.Load, logr.Discard()) })
 		after := func(wait time.Duration, what string, want int) {
 			t.Helper()
 			time.Sleep(wait)

@@ -386,7 +386,7 @@ func (a *agent) run(ctx context.Context) error {
 	start(func() error { a.watchFirewalls(ctx); return nil })
 	start(func() error { a.runtime.CompressLogs(ctx); return nil })
 	start(func() error { a.collectImages(ctx); return nil })
-	start(func() error { beModest(ctx, a.board, a.images.Pulling, a.kube.asked.Load, a.log); return nil })
+	start(func() error { restWhenIdle(ctx, a.board, a.images.Pulling, a.kube.asked.Load, a.log); return nil })
 	a.tellReady(ctx, start)
 	a.log.Info("podd is running", "version", versionText(), "manifests", a.manifests, "adopted", len(a.records))
 	<-ctx.Done()
