@@ -358,16 +358,27 @@ func (b *blind) looked() int {
 	return b.looks
 }
 
+// manageWeb has a manager run that is given the pod web with a container app, and
+// returns where it takes other sets, and what ends it.
+func manageWeb(t *testing.T, config pod.Config) (sets chan<- []pod.Desired, end func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	given, ended := make(chan []pod.Desired, 1), make(chan error)
+	go func() { ended <- pod.NewManager(config).Run(ctx, given) }()
+	p := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web"}, Spec: v1.PodSpec{Containers: []v1.Container{{Name: "app"}}}}
+	given <- []pod.Desired{{Key: web, Pod: p}}
+	return given, func() {
+		t.Helper()
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestNothingIsDoneUntilTheKernelCanBeSeen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &blind{Fake: runtimetest.NewFake(), until: time.Now().Add(20 * time.Second)}
-		m := pod.NewManager(pod.Config{Runtime: b, Store: &runtimetest.Store{}})
-		ctx, cancel := context.WithCancel(t.Context())
-		sets := make(chan []pod.Desired, 1)
-		ended := make(chan error)
-		go func() { ended <- m.Run(ctx, sets) }()
-		p := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web"}, Spec: v1.PodSpec{Containers: []v1.Container{{Name: "app"}}}}
-		sets <- []pod.Desired{{Key: web, Pod: p}}
+		_, end := manageWeb(t, pod.Config{Runtime: b, Store: &runtimetest.Store{}})
 		time.Sleep(19 * time.Second)
 		if state := b.State(); state != "" || b.looked() < 3 {
 			t.Errorf("after %d looks there is:\n%s", b.looked(), state)
@@ -376,10 +387,7 @@ func TestNothingIsDoneUntilTheKernelCanBeSeen(t *testing.T) {
 		if state := b.State(); !strings.Contains(state, "running app") {
 			t.Errorf("after the kernel could be seen there is:\n%s", state)
 		}
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
+		end()
 	})
 }
 
@@ -396,13 +404,7 @@ func TestAFullDiskStopsNoPod(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		kernel := runtimetest.NewFake()
 		board := pod.NewBoard()
-		m := pod.NewManager(pod.Config{Runtime: kernel, Store: &brokenDisk{}, Board: board})
-		ctx, cancel := context.WithCancel(t.Context())
-		sets := make(chan []pod.Desired, 1)
-		ended := make(chan error)
-		go func() { ended <- m.Run(ctx, sets) }()
-		p := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web"}, Spec: v1.PodSpec{Containers: []v1.Container{{Name: "app"}}}}
-		sets <- []pod.Desired{{Key: web, Pod: p}}
+		sets, end := manageWeb(t, pod.Config{Runtime: kernel, Store: &brokenDisk{}, Board: board})
 		time.Sleep(time.Minute)
 		if state := kernel.State(); !strings.Contains(state, "running app") {
 			t.Errorf("there is:\n%s", state)
@@ -412,10 +414,7 @@ func TestAFullDiskStopsNoPod(t *testing.T) {
 		if pods, _ := board.Snapshot(); kernel.State() != "" || len(pods) != 0 {
 			t.Errorf("after removal there is:\n%s", kernel.State())
 		}
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
+		end()
 	})
 }
 
@@ -435,13 +434,7 @@ func (s *noting) Note(r pod.Record) error {
 func TestAStartIsNotedOnceForEachStep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &noting{}
-		m := pod.NewManager(pod.Config{Runtime: runtimetest.NewFake(), Store: store})
-		ctx, cancel := context.WithCancel(t.Context())
-		sets := make(chan []pod.Desired, 1)
-		ended := make(chan error)
-		go func() { ended <- m.Run(ctx, sets) }()
-		p := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web"}, Spec: v1.PodSpec{Containers: []v1.Container{{Name: "app"}}}}
-		sets <- []pod.Desired{{Key: web, Pod: p}}
+		_, end := manageWeb(t, pod.Config{Runtime: runtimetest.NewFake(), Store: store})
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		var steps []string
@@ -463,10 +456,7 @@ func TestAStartIsNotedOnceForEachStep(t *testing.T) {
 		}) {
 			t.Errorf("last noted: %v", last.Conditions)
 		}
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
+		end()
 	})
 }
 
